@@ -1,0 +1,60 @@
+# Everything generated lives in build/ and out/.
+
+VM := build/linux/tools/testing/selftests/dmabuf/vm
+KERNEL := $(CURDIR)/build/kernel
+IMAGE := $(KERNEL)/arch/x86/boot/bzImage
+vm_is_there = test -f $(VM)/Makefile || \
+	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help deps base compose kernel-image demo check bench series kernel lint test-compose \
+	clean distclean
+
+help: ## list the targets
+	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
+		$(firstword $(MAKEFILE_LIST))
+
+deps: ## install what building and running needs
+	@lab/install-deps kernel vm
+
+base: ## fetch the kernel source into build/linux
+	@lab/fetch-base
+
+compose: base ## make the series, base + patches + overlay, in build/linux
+	@lab/compose
+
+kernel-image: ## build the kernel; make -s kernel-image prints only its path
+	@$(MAKE) deps compose >&2
+	@$(vm_is_there)
+	@$(MAKE) -C $(VM) kernel O=$(KERNEL) >&2
+	@echo $(IMAGE)
+
+demo: deps compose ## show the whole path in a VM: export, map, DMA, reset, DMA stopped
+	@$(vm_is_there)
+	@$(MAKE) -C $(VM) demo O=$(KERNEL)
+
+check: ## run everything that is tested, and sum up
+	@lab/check
+
+bench: deps compose ## measure, and print the table
+	@$(vm_is_there)
+	@$(MAKE) -C $(VM) bench O=$(KERNEL)
+
+series: ## write the mailable series into out/
+	@lab/series
+
+kernel: ## apply the series to your own tree, KERNEL_TREE=/path/to/linux-6.12.y
+	@lab/apply-to-tree $(if $(KERNEL_TREE),"$(KERNEL_TREE)")
+
+lint: ## check the scripts
+	@lab/install-deps lint
+	@lab/check shellcheck
+
+test-compose: ## test the scripts that keep the series
+	@lab/test-compose
+
+clean: ## remove what was built, keep the kernel source
+	rm -rf out $(filter-out build/linux,$(wildcard build/*))
+
+distclean: ## remove everything generated; commits made in build/linux too
+	rm -rf out build
