@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * dma-bufs as an origin of iopt_pages
+ *
+ * There are no pages here: the memory is MMIO of a device, and its exporter can
+ * take it back at any time. So nothing is read back from a domain, pinned in the
+ * sense of mm, accounted, or handed to an in-kernel access. The physical ranges
+ * come from the exporter and do not change. What does change is whether they may
+ * be mapped.
+ *
+ * Every (area, domain) pair that the dma-buf should be mapped in has a struct
+ * iopt_dmabuf_map. The one invariant is, under iopt_pages::mutex:
+ *
+ *	revoked: none of them is mapped
+ *	else:    all of them are mapped
+ *
+ * iopt_dmabuf_invalidate() is the transition. It is called by the exporter with
+ * the reservation lock held, and when it returns no domain maps the memory and
+ * the IOTLBs are flushed, so there is no fence. It takes no lock but the mutex:
+ * io_pagetable::domains_rwsem and iova_rwsem may be held while waiting for
+ * userspace to fault pages in, which a revoke must not. This is what the pairs are
+ * kept for, and it puts this mutex in a class of its own:
+ *
+ *	domains_rwsem -> reservation lock -> iopt_pages::mutex (of dma-bufs)
+ *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of dma-bufs)
+ *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of others) -> mmap_lock
+ *
+ * An area of a revoked dma-buf stays where it is, mapping nothing, until userspace
+ * unmaps it.
+ */
+#include <linux/dma-buf.h>
+#include <linux/dma-resv.h>
+#include <linux/iommu.h>
+#include <linux/iommufd.h>
+#include <linux/overflow.h>
+#include <linux/range.h>
+#include <linux/slab.h>
+
+#include "io_pagetable.h"
+
+/* Protects dma_buf_exporters. */
+static DEFINE_MUTEX(dma_buf_exporters_lock);
+static LIST_HEAD(dma_buf_exporters);
+
+static struct lock_class_key dmabuf_pages_mutex_class;
+
+/**
+ * struct iopt_dmabuf - what iopt_pages of a dma-buf have besides
+ * @attach: our attachment, pinned
+ * @ranges: physical ranges of the whole dma-buf, owned by the exporter
+ * @nr_ranges: number of @ranges
+ * @start: offset in the dma-buf of the first page, in bytes
+ * @revoked: nothing is mapped; protected by iopt_pages::mutex
+ * @maps: iopt_dmabuf_map::node; protected by iopt_pages::mutex
+ */
+struct iopt_dmabuf {
+	struct dma_buf_attachment *attach;
+	const struct range *ranges;
+	unsigned int nr_ranges;
+	unsigned long start;
+	bool revoked;
+	struct list_head maps;
+};
+
+struct iopt_dmabuf_map {
+	struct list_head node;
+	struct iopt_area *area;
+	struct iommu_domain *domain;
+};
+
+/**
+ * iommufd_register_dma_buf_exporter() - Let dma-bufs of an exporter be mapped
+ * @exporter: what iommufd needs to know of it
+ *
+ * Context: Process context. To be undone before the module that has @exporter is
+ * unloaded; dma-bufs of it must not exist any more, or hold the module.
+ */
+void iommufd_register_dma_buf_exporter(struct iommufd_dma_buf_exporter *exporter)
+{
+	mutex_lock(&dma_buf_exporters_lock);
+	list_add_tail(&exporter->node, &dma_buf_exporters);
+	mutex_unlock(&dma_buf_exporters_lock);
+}
+EXPORT_SYMBOL_NS_GPL(iommufd_register_dma_buf_exporter, IOMMUFD_DMA_BUF);
+
+/**
+ * iommufd_unregister_dma_buf_exporter() - Undo
+ *	iommufd_register_dma_buf_exporter()
+ * @exporter: what was registered
+ */
+void iommufd_unregister_dma_buf_exporter(struct iommufd_dma_buf_exporter *exporter)
+{
+	mutex_lock(&dma_buf_exporters_lock);
+	list_del(&exporter->node);
+	mutex_unlock(&dma_buf_exporters_lock);
+}
+EXPORT_SYMBOL_NS_GPL(iommufd_unregister_dma_buf_exporter, IOMMUFD_DMA_BUF);
+
+/* The reference to the dma-buf keeps the exporter that matches it registered. */
+static int dmabuf_get_ranges(struct iopt_dmabuf *db, struct dma_buf *dmabuf)
+{
+	struct iommufd_dma_buf_exporter *exporter;
+	int rc = -EOPNOTSUPP;
+
+	mutex_lock(&dma_buf_exporters_lock);
+	list_for_each_entry(exporter, &dma_buf_exporters, node) {
+		if (exporter->ops != dmabuf->ops)
+			continue;
+		exporter->get_ranges(dmabuf, &db->ranges, &db->nr_ranges);
+		rc = 0;
+		break;
+	}
+	mutex_unlock(&dma_buf_exporters_lock);
+	return rc;
+}
+
+static int dmabuf_map_range(struct iommu_domain *domain, unsigned long iova,
+			    phys_addr_t phys, size_t size, size_t step,
+			    int prot)
+{
+	size_t done = 0;
+	size_t n;
+	int rc;
+
+	while (done != size) {
+		n = min(size - done, step);
+		rc = iommu_map(domain, iova + done, phys + done, n, prot,
+			       GFP_KERNEL_ACCOUNT);
+		if (rc) {
+			if (done)
+				iommu_unmap(domain, iova, done);
+			return rc;
+		}
+		done += n;
+	}
+	return 0;
+}
+
+/* Map the part of the dma-buf that the area covers, which can be many ranges. */
+static int dmabuf_map_area(struct iopt_dmabuf *db, struct iopt_area *area,
+			   struct iommu_domain *domain)
+{
+	/* See batch_iommu_map_small() for disable_large_pages */
+	size_t step = area->iopt->disable_large_pages ? PAGE_SIZE : SIZE_MAX;
+	int prot = (area->iommu_prot & ~IOMMU_CACHE) | IOMMU_MMIO;
+	u64 skip = db->start + iopt_area_start_byte(area, iopt_area_iova(area));
+	const struct range *range = db->ranges;
+	size_t length = iopt_area_length(area);
+	size_t done = 0;
+	size_t n;
+	int rc;
+
+	for (; done != length; range++) {
+		if (skip >= range_len(range)) {
+			skip -= range_len(range);
+			continue;
+		}
+		n = min_t(u64, range_len(range) - skip, length - done);
+		rc = dmabuf_map_range(domain, iopt_area_iova(area) + done,
+				      range->start + skip, n, step, prot);
+		if (rc)
+			goto err_unmap;
+		done += n;
+		skip = 0;
+	}
+	return 0;
+
+err_unmap:
+	if (done)
+		iommu_unmap(domain, iopt_area_iova(area), done);
+	return rc;
+}
+
+static void dmabuf_unmap_area(struct iopt_area *area,
+			      struct iommu_domain *domain)
+{
+	size_t length = iopt_area_length(area);
+
+	WARN_ON(iommu_unmap(domain, iopt_area_iova(area), length) != length);
+}
+
+/**
+ * iopt_dmabuf_fill_domain() - Map an area of a dma-buf into a domain
+ * @area: Area to map
+ * @pages: Pages of the area, area->pages may still be NULL
+ * @domain: Domain to map into
+ *
+ * On failure the domain is left unchanged. Succeeds without mapping anything if
+ * the dma-buf is revoked.
+ */
+int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
+			    struct iommu_domain *domain)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	struct iopt_dmabuf_map *map;
+	int rc;
+
+	lockdep_assert_held(&pages->mutex);
+
+	map = kmalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
+	if (!map)
+		return -ENOMEM;
+	map->area = area;
+	map->domain = domain;
+
+	if (!db->revoked) {
+		rc = dmabuf_map_area(db, area, domain);
+		if (rc) {
+			kfree(map);
+			return rc;
+		}
+	}
+	list_add_tail(&map->node, &db->maps);
+	return 0;
+}
+
+/**
+ * iopt_dmabuf_unfill_domain() - Undo iopt_dmabuf_fill_domain()
+ * @area: Area to unmap
+ * @pages: Pages of the area, area->pages may be NULL
+ * @domain: Domain to unmap from, may be one that was never filled
+ */
+void iopt_dmabuf_unfill_domain(struct iopt_area *area, struct iopt_pages *pages,
+			       struct iommu_domain *domain)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	struct iopt_dmabuf_map *map;
+
+	lockdep_assert_held(&pages->mutex);
+
+	list_for_each_entry(map, &db->maps, node) {
+		if (map->area != area || map->domain != domain)
+			continue;
+		if (!db->revoked)
+			dmabuf_unmap_area(area, domain);
+		list_del(&map->node);
+		kfree(map);
+		return;
+	}
+}
+
+/**
+ * iopt_dmabuf_unfill_domains() - Undo iopt_dmabuf_fill_domains()
+ * @area: Area to unmap from all domains of its IOAS
+ * @pages: Pages of the area, area->pages is NULL
+ */
+void iopt_dmabuf_unfill_domains(struct iopt_area *area,
+				struct iopt_pages *pages)
+{
+	struct iommu_domain *domain;
+	unsigned long index;
+
+	lockdep_assert_held(&area->iopt->domains_rwsem);
+	lockdep_assert_held(&pages->mutex);
+
+	xa_for_each(&area->iopt->domains, index, domain)
+		iopt_dmabuf_unfill_domain(area, pages, domain);
+}
+
+/**
+ * iopt_dmabuf_fill_domains() - Map an area of a dma-buf into all domains
+ * @area: Area to map, freshly created
+ * @pages: Pages of the area, area->pages is NULL
+ *
+ * On failure all domains are left unchanged.
+ */
+int iopt_dmabuf_fill_domains(struct iopt_area *area, struct iopt_pages *pages)
+{
+	struct iommu_domain *domain;
+	unsigned long index;
+	int rc;
+
+	lockdep_assert_held(&area->iopt->domains_rwsem);
+	lockdep_assert_held(&pages->mutex);
+
+	xa_for_each(&area->iopt->domains, index, domain) {
+		rc = iopt_dmabuf_fill_domain(area, pages, domain);
+		if (rc) {
+			iopt_dmabuf_unfill_domains(area, pages);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+/**
+ * iopt_dmabuf_phys() - Physical address of the first page
+ * @pages: Pages of a dma-buf
+ */
+phys_addr_t iopt_dmabuf_phys(struct iopt_pages *pages)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	const struct range *range = db->ranges;
+	u64 skip = db->start;
+
+	for (; skip >= range_len(range); range++)
+		skip -= range_len(range);
+	return range->start + skip;
+}
+
+static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
+{
+	struct iopt_pages *pages = attach->importer_priv;
+	struct iopt_dmabuf *db = pages->dmabuf;
+	struct iopt_dmabuf_map *map;
+
+	dma_resv_assert_held(attach->dmabuf->resv);
+
+	mutex_lock(&pages->mutex);
+	if (!db->revoked) {
+		db->revoked = true;
+		list_for_each_entry(map, &db->maps, node)
+			dmabuf_unmap_area(map->area, map->domain);
+	}
+	mutex_unlock(&pages->mutex);
+}
+
+static const struct dma_buf_attach_ops iopt_dmabuf_attach_ops = {
+	.allow_peer2peer = true,
+	.invalidate_mappings = iopt_dmabuf_invalidate,
+};
+
+static int dmabuf_attach_and_pin(struct iopt_pages *pages,
+				 struct dma_buf *dmabuf)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	int rc;
+
+	/* Can be revoked from here on, but is not until it has been pinned. */
+	db->revoked = true;
+	db->attach = dma_buf_dynamic_attach(dmabuf, iommufd_misc_device(),
+					    &iopt_dmabuf_attach_ops, pages);
+	if (IS_ERR(db->attach))
+		return PTR_ERR(db->attach);
+
+	dma_resv_lock(dmabuf->resv, NULL);
+	rc = dma_buf_pin(db->attach);
+	if (!rc) {
+		mutex_lock(&pages->mutex);
+		db->revoked = false;
+		mutex_unlock(&pages->mutex);
+	}
+	dma_resv_unlock(dmabuf->resv);
+	if (rc)
+		dma_buf_detach(dmabuf, db->attach);
+	return rc;
+}
+
+static struct iopt_pages *dmabuf_alloc_pages(struct dma_buf *dmabuf,
+					     unsigned long start,
+					     unsigned long length,
+					     bool writable)
+{
+	struct iopt_dmabuf *db;
+	struct iopt_pages *pages;
+	unsigned long end;
+	int rc;
+
+	if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(length))
+		return ERR_PTR(-EINVAL);
+	if (check_add_overflow(start, length, &end))
+		return ERR_PTR(-EOVERFLOW);
+	if (end > dmabuf->size)
+		return ERR_PTR(-EINVAL);
+
+	db = kzalloc(sizeof(*db), GFP_KERNEL_ACCOUNT);
+	if (!db)
+		return ERR_PTR(-ENOMEM);
+	INIT_LIST_HEAD(&db->maps);
+	db->start = start;
+
+	/* Attaching to another exporter can have side effects. */
+	rc = dmabuf_get_ranges(db, dmabuf);
+	if (rc)
+		goto err_free;
+
+	pages = iopt_alloc_pages(start, length, writable);
+	if (IS_ERR(pages)) {
+		rc = PTR_ERR(pages);
+		goto err_free;
+	}
+	lockdep_set_class(&pages->mutex, &dmabuf_pages_mutex_class);
+	pages->account_mode = IOPT_PAGES_ACCOUNT_NONE;
+
+	pages->dmabuf = db;
+	rc = dmabuf_attach_and_pin(pages, dmabuf);
+	if (rc)
+		goto err_put_pages;
+	return pages;
+
+err_put_pages:
+	pages->dmabuf = NULL;
+	iopt_put_pages(pages);
+err_free:
+	kfree(db);
+	return ERR_PTR(rc);
+}
+
+/**
+ * iopt_alloc_dmabuf_pages() - Allocate pages of a dma-buf
+ * @fd: File descriptor
+ * @start: Offset in the dma-buf to start from, page aligned
+ * @length: Number of bytes, page aligned
+ * @writable: IOMMU_WRITE is allowed
+ *
+ * Undone by iopt_put_pages(). Returns NULL if @fd is of another kind of file.
+ */
+struct iopt_pages *iopt_alloc_dmabuf_pages(int fd, unsigned long start,
+					   unsigned long length, bool writable)
+{
+	struct iopt_pages *pages;
+	struct dma_buf *dmabuf;
+
+	dmabuf = dma_buf_get(fd);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf) == -EINVAL ? NULL : ERR_CAST(dmabuf);
+
+	pages = dmabuf_alloc_pages(dmabuf, start, length, writable);
+	if (IS_ERR(pages))
+		dma_buf_put(dmabuf);
+	return pages;
+}
+
+/**
+ * iopt_dmabuf_release() - Let go of the dma-buf of pages that are being freed
+ * @pages: from iopt_alloc_dmabuf_pages()
+ *
+ * Nothing of @pages may have been freed yet: they can still be revoked until this
+ * has detached them.
+ */
+void iopt_dmabuf_release(struct iopt_pages *pages)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	struct dma_buf *dmabuf = db->attach->dmabuf;
+
+	dma_resv_lock(dmabuf->resv, NULL);
+	dma_buf_unpin(db->attach);
+	dma_resv_unlock(dmabuf->resv);
+	dma_buf_detach(dmabuf, db->attach);
+	dma_buf_put(dmabuf);
+
+	WARN_ON(!list_empty(&db->maps));
+	kfree(db);
+}
+
+MODULE_IMPORT_NS(DMA_BUF);

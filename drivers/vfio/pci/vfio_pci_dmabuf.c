@@ -1,0 +1,596 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Export of PCI BARs as dma-bufs
+ *
+ * A VFIO user may have its BARs reset, powered down or closed at any moment, and
+ * no other device may be in the middle of an access then. So whatever importers
+ * have mapped is taken back first:
+ *
+ *	no new mappings -> invalidate -> fences -> unmaps -> hardware operation
+ *
+ * and given back when the BARs answer again. "Taking mappings back" in
+ * Documentation/driver-api/dma-buf.rst is the contract with the importers.
+ *
+ * A buffer is in one of three states:
+ *
+ *	LIVE	 the BAR answers; importers may attach and map
+ *	REVOKED	 the BAR does not answer at present; attach, pin and map fail
+ *	DEAD	 as REVOKED, for good: the device was closed or is gone
+ *
+ * LIVE and REVOKED alternate while the device is open. Both turn into DEAD, and
+ * nothing leaves that. Except in between the first and the last step of a revoke,
+ * a buffer that is not LIVE is drained: nothing is mapped, no fence is pending.
+ *
+ * The dma-buf fd is in the hands of userspace and can outlive the device, so a
+ * buffer has no pointer to the vfio_pci_core_device, and none is needed: the
+ * device reaches its buffers by vfio_pci_core_device.dma_bufs, and makes them
+ * DEAD and empties that list before it goes away. A buffer is refcounted apart
+ * from its dma_buf for the other direction: a revoke that has found it on the
+ * list can wait for it with no lock held, while the last fd is closed.
+ *
+ * Lock order:
+ *
+ *	vfio_pci_core_device.memory_lock
+ *	  vfio_pci_dma_buf.resv (the reservation lock of the dma-buf)
+ *	    locks of importers, in their invalidate_mappings
+ *	  vfio_pci_dma_bufs_lock
+ *
+ * All changes between LIVE and REVOKED are made with memory_lock held for write,
+ * the lock under which the BARs are switched off and on. Importers are waited
+ * for with memory_lock held and without the reservation lock. They unmap under
+ * the latter and have no way to the former, so they cannot be blocked.
+ */
+#include <linux/dma-buf.h>
+#include <linux/dma-resv.h>
+#include <linux/fcntl.h>
+#include <linux/iommufd.h>
+#include <linux/kref.h>
+#include <linux/overflow.h>
+#include <linux/pci-p2pdma.h>
+#include <linux/range.h>
+#include <linux/wait.h>
+
+#include "vfio_pci_priv.h"
+
+MODULE_IMPORT_NS(DMA_BUF);
+MODULE_IMPORT_NS(IOMMUFD_DMA_BUF);
+
+/* A BAR has few holes. This keeps the array of ranges within a page of 4 KiB. */
+#define VFIO_PCI_DMA_BUF_MAX_RANGES	256
+
+/* Protects vfio_pci_core_device.dma_bufs of all devices and what is on them. */
+static DEFINE_SPINLOCK(vfio_pci_dma_bufs_lock);
+
+enum vfio_pci_dma_buf_state {
+	VFIO_PCI_DMA_BUF_LIVE,
+	VFIO_PCI_DMA_BUF_REVOKED,
+	VFIO_PCI_DMA_BUF_DEAD,
+};
+
+/**
+ * struct vfio_pci_dma_buf - ranges of a BAR that are exported as one dma-buf
+ * @kref: held by @dmabuf until it is released, and by who works on a buffer that
+ *	it has found on the list; drops to zero under vfio_pci_dma_bufs_lock
+ * @node: on vfio_pci_core_device.dma_bufs unless DEAD; protected by
+ *	vfio_pci_dma_bufs_lock
+ * @resv: reservation object of @dmabuf; here so that it lives as long as @kref
+ * @dmabuf: the dma-buf, NULL after its release; protected by @resv
+ * @state: what importers may do; protected by @resv
+ * @nr_mapped: mappings that importers have; written under @resv
+ * @unmapped: woken when @nr_mapped drops to zero
+ * @pdev: the device that has the BAR
+ * @bar: index of the BAR
+ * @nr_ranges: number of @ranges
+ * @ranges: physical addresses, page aligned, inside of the BAR
+ */
+struct vfio_pci_dma_buf {
+	struct kref kref;
+	struct list_head node;
+	struct dma_resv resv;
+	struct dma_buf *dmabuf;
+	enum vfio_pci_dma_buf_state state;
+	unsigned int nr_mapped;
+	wait_queue_head_t unmapped;
+	struct pci_dev *pdev;
+	unsigned int bar;
+	unsigned int nr_ranges;
+	struct range ranges[] __counted_by(nr_ranges);
+};
+
+static void dma_buf_free(struct vfio_pci_dma_buf *buf)
+{
+	dma_resv_fini(&buf->resv);
+	pci_dev_put(buf->pdev);
+	kfree(buf);
+}
+
+static void dma_buf_kref_release(struct kref *kref)
+	__releases(&vfio_pci_dma_bufs_lock)
+{
+	struct vfio_pci_dma_buf *buf =
+		container_of(kref, struct vfio_pci_dma_buf, kref);
+
+	list_del(&buf->node);
+	spin_unlock(&vfio_pci_dma_bufs_lock);
+	dma_buf_free(buf);
+}
+
+static void dma_buf_put_ref(struct vfio_pci_dma_buf *buf)
+{
+	kref_put_lock(&buf->kref, dma_buf_kref_release,
+		      &vfio_pci_dma_bufs_lock);
+}
+
+/*
+ * Step through the buffers of a device, with a reference on the present one and
+ * no lock held in between. A buffer stays on the list for as long as somebody has
+ * a reference, so there is always a next one to go to. NULL is before the first
+ * and after the last.
+ */
+static struct vfio_pci_dma_buf *
+dma_buf_next(struct vfio_pci_core_device *vdev, struct vfio_pci_dma_buf *prev)
+{
+	struct list_head *pos = prev ? &prev->node : &vdev->dma_bufs;
+	struct vfio_pci_dma_buf *next = NULL;
+
+	/* Buffers come with it held for read and die with it held for write. */
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	spin_lock(&vfio_pci_dma_bufs_lock);
+	if (!list_is_last(pos, &vdev->dma_bufs)) {
+		next = list_entry(pos->next, struct vfio_pci_dma_buf, node);
+		kref_get(&next->kref);
+	}
+	spin_unlock(&vfio_pci_dma_bufs_lock);
+
+	if (prev)
+		dma_buf_put_ref(prev);
+	return next;
+}
+
+#define for_each_dma_buf(vdev, buf)				\
+	for (buf = dma_buf_next(vdev, NULL); buf; buf = dma_buf_next(vdev, buf))
+
+static int dma_buf_usable(struct vfio_pci_dma_buf *buf)
+{
+	dma_resv_assert_held(&buf->resv);
+
+	return buf->state == VFIO_PCI_DMA_BUF_LIVE ? 0 : -ENODEV;
+}
+
+static int vfio_pci_dma_buf_attach(struct dma_buf *dmabuf,
+				   struct dma_buf_attachment *attach)
+{
+	struct vfio_pci_dma_buf *buf = dmabuf->priv;
+	int ret;
+
+	if (!attach->peer2peer || !dma_buf_attach_revocable(attach))
+		return -EOPNOTSUPP;
+
+	/*
+	 * The attachment gets on the list of the dma-buf after this. A revoke in
+	 * between does not call the importer, which has nothing mapped yet and
+	 * is refused by pin and map.
+	 */
+	dma_resv_lock(&buf->resv, NULL);
+	ret = dma_buf_usable(buf);
+	dma_resv_unlock(&buf->resv);
+	return ret;
+}
+
+static int vfio_pci_dma_buf_pin(struct dma_buf_attachment *attach)
+{
+	return dma_buf_usable(attach->dmabuf->priv);
+}
+
+static void vfio_pci_dma_buf_unpin(struct dma_buf_attachment *attach)
+{
+	/* A BAR never moves. */
+}
+
+static struct sg_table *vfio_pci_dma_buf_map(struct dma_buf_attachment *attach,
+					     enum dma_data_direction dir)
+{
+	struct vfio_pci_dma_buf *buf = attach->dmabuf->priv;
+	struct sg_table *sgt;
+	int ret;
+
+	ret = dma_buf_usable(buf);
+	if (ret)
+		return ERR_PTR(ret);
+
+	sgt = pci_p2pdma_map_mmio(buf->pdev, buf->bar, buf->ranges,
+				  buf->nr_ranges, attach->dev, dir);
+	if (!IS_ERR(sgt))
+		WRITE_ONCE(buf->nr_mapped, buf->nr_mapped + 1);
+	return sgt;
+}
+
+static void vfio_pci_dma_buf_unmap(struct dma_buf_attachment *attach,
+				   struct sg_table *sgt,
+				   enum dma_data_direction dir)
+{
+	struct vfio_pci_dma_buf *buf = attach->dmabuf->priv;
+
+	dma_resv_assert_held(&buf->resv);
+
+	pci_p2pdma_unmap_mmio(sgt, buf->ranges, buf->nr_ranges, attach->dev,
+			      dir);
+
+	/* Pairs with dma_buf_drain(): who sees zero sees the unmap as well. */
+	smp_store_release(&buf->nr_mapped, buf->nr_mapped - 1);
+	if (!buf->nr_mapped)
+		wake_up_all(&buf->unmapped);
+}
+
+static void vfio_pci_dma_buf_release(struct dma_buf *dmabuf)
+{
+	struct vfio_pci_dma_buf *buf = dmabuf->priv;
+
+	dma_resv_lock(&buf->resv, NULL);
+	buf->dmabuf = NULL;
+	dma_resv_unlock(&buf->resv);
+	dma_buf_put_ref(buf);
+}
+
+static const struct dma_buf_ops vfio_pci_dma_buf_ops = {
+	.attach = vfio_pci_dma_buf_attach,
+	.pin = vfio_pci_dma_buf_pin,
+	.unpin = vfio_pci_dma_buf_unpin,
+	.map_dma_buf = vfio_pci_dma_buf_map,
+	.unmap_dma_buf = vfio_pci_dma_buf_unmap,
+	.release = vfio_pci_dma_buf_release,
+};
+
+/*
+ * Tell iommufd where a dma-buf is in physical memory. iommufd maps only after it
+ * has pinned, and has unmapped when dma_buf_invalidate_mappings() returns, so its
+ * mappings are not counted in nr_mapped.
+ */
+static void vfio_pci_dma_buf_get_ranges(struct dma_buf *dmabuf,
+					const struct range **ranges,
+					unsigned int *nr_ranges)
+{
+	struct vfio_pci_dma_buf *buf = dmabuf->priv;
+
+	*ranges = buf->ranges;
+	*nr_ranges = buf->nr_ranges;
+}
+
+static struct iommufd_dma_buf_exporter vfio_pci_dma_buf_exporter = {
+	.ops = &vfio_pci_dma_buf_ops,
+	.get_ranges = vfio_pci_dma_buf_get_ranges,
+};
+
+void vfio_pci_dma_buf_init(void)
+{
+	iommufd_register_dma_buf_exporter(&vfio_pci_dma_buf_exporter);
+}
+
+void vfio_pci_dma_buf_exit(void)
+{
+	iommufd_unregister_dma_buf_exporter(&vfio_pci_dma_buf_exporter);
+}
+
+static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
+			      enum vfio_pci_dma_buf_state state)
+{
+	bool was_usable;
+
+	dma_resv_lock(&buf->resv, NULL);
+	was_usable = buf->state == VFIO_PCI_DMA_BUF_LIVE;
+	buf->state = state;
+	if (buf->dmabuf && was_usable != (state == VFIO_PCI_DMA_BUF_LIVE))
+		dma_buf_invalidate_mappings(buf->dmabuf);
+	dma_resv_unlock(&buf->resv);
+}
+
+/*
+ * Wait until no importer can access the memory any more. Importers signal their
+ * fences and unmap in a time that is bounded by kernel and hardware: the ones
+ * that cannot are not let in by vfio_pci_dma_buf_attach().
+ */
+static void dma_buf_drain(struct vfio_pci_dma_buf *buf)
+{
+	dma_resv_wait_timeout(&buf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
+			      MAX_SCHEDULE_TIMEOUT);
+	wait_event(buf->unmapped, !smp_load_acquire(&buf->nr_mapped));
+}
+
+static void dma_bufs_revoke_begin(struct vfio_pci_core_device *vdev,
+				  enum vfio_pci_dma_buf_state state)
+{
+	struct vfio_pci_dma_buf *buf;
+
+	for_each_dma_buf(vdev, buf)
+		dma_buf_set_state(buf, state);
+}
+
+/**
+ * vfio_pci_dma_buf_revoke_begin - tell importers that the BARs are going away
+ * @vdev: the device
+ *
+ * When this returns no new access is possible and importers are letting go. To be
+ * followed by vfio_pci_dma_buf_revoke_wait(). There are two functions so that the
+ * importers of all buffers of all devices of a reset let go at the same time.
+ *
+ * Context: memory_lock is held for write, with the BARs still answering.
+ */
+void vfio_pci_dma_buf_revoke_begin(struct vfio_pci_core_device *vdev)
+{
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	if (!list_empty(&vdev->dma_bufs))
+		dma_bufs_revoke_begin(vdev, VFIO_PCI_DMA_BUF_REVOKED);
+}
+
+/**
+ * vfio_pci_dma_buf_revoke_wait - wait until nobody accesses the BARs any more
+ * @vdev: the device
+ *
+ * Context: memory_lock is held for write, since before
+ * vfio_pci_dma_buf_revoke_begin(). Waits for importers, bounded by kernel and
+ * hardware.
+ */
+void vfio_pci_dma_buf_revoke_wait(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_dma_buf *buf;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	if (list_empty(&vdev->dma_bufs))
+		return;
+	for_each_dma_buf(vdev, buf)
+		dma_buf_drain(buf);
+}
+
+/**
+ * vfio_pci_dma_buf_restore - let importers map again, if the BARs answer
+ * @vdev: the device
+ *
+ * Does nothing while memory is not accessible, so it can be called whenever
+ * memory_lock is about to be released.
+ *
+ * Context: memory_lock is held for write.
+ */
+void vfio_pci_dma_buf_restore(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_dma_buf *buf;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	if (list_empty(&vdev->dma_bufs) || !vfio_pci_memory_accessible(vdev))
+		return;
+	for_each_dma_buf(vdev, buf)
+		dma_buf_set_state(buf, VFIO_PCI_DMA_BUF_LIVE);
+}
+
+/**
+ * vfio_pci_dma_buf_kill - revoke all buffers of a device for good
+ * @vdev: the device
+ *
+ * Called before the function is disabled on close, and before a driver that is
+ * unbound waits for userspace to close the device. In the latter case userspace
+ * can still call in, so the device must have been marked by
+ * vfio_pci_dma_buf_stop_export().
+ *
+ * Context: Takes memory_lock. Waits for importers, bounded by kernel and
+ * hardware.
+ */
+void vfio_pci_dma_buf_kill(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_dma_buf *buf, *tmp;
+
+	down_write(&vdev->memory_lock);
+	dma_bufs_revoke_begin(vdev, VFIO_PCI_DMA_BUF_DEAD);
+	vfio_pci_dma_buf_revoke_wait(vdev);
+
+	spin_lock(&vfio_pci_dma_bufs_lock);
+	list_for_each_entry_safe(buf, tmp, &vdev->dma_bufs, node)
+		list_del_init(&buf->node);
+	spin_unlock(&vfio_pci_dma_bufs_lock);
+	up_write(&vdev->memory_lock);
+}
+
+/**
+ * vfio_pci_dma_buf_stop_export - refuse to export from now on
+ * @vdev: the device, which is being unregistered
+ *
+ * Context: Takes memory_lock.
+ */
+void vfio_pci_dma_buf_stop_export(struct vfio_pci_core_device *vdev)
+{
+	down_write(&vdev->memory_lock);
+	vdev->dma_bufs_stopped = true;
+	up_write(&vdev->memory_lock);
+}
+
+static int dma_buf_check_bar(struct pci_dev *pdev, u32 region_index)
+{
+	unsigned long flags;
+
+	if (region_index >= VFIO_PCI_ROM_REGION_INDEX)
+		return -ENODEV;
+
+	flags = pci_resource_flags(pdev, region_index);
+	if (!(flags & IORESOURCE_MEM) || (flags & IORESOURCE_UNSET) ||
+	    !pci_resource_len(pdev, region_index))
+		return -ENODEV;
+	return 0;
+}
+
+/*
+ * Turn ranges of userspace, which are offsets into the BAR, to physical ones and
+ * return their total length in @size.
+ */
+static int dma_buf_set_ranges(struct vfio_pci_dma_buf *buf,
+			      const struct vfio_region_dma_range *dma_ranges,
+			      size_t *size)
+{
+	u64 bar_start = pci_resource_start(buf->pdev, buf->bar);
+	u64 bar_len = pci_resource_len(buf->pdev, buf->bar);
+	unsigned int i;
+
+	*size = 0;
+	for (i = 0; i < buf->nr_ranges; i++) {
+		u64 offset = dma_ranges[i].offset;
+		u64 length = dma_ranges[i].length;
+		u64 end;
+
+		if (!length || !PAGE_ALIGNED(offset) || !PAGE_ALIGNED(length))
+			return -EINVAL;
+		if (check_add_overflow(offset, length, &end) || end > bar_len)
+			return -EINVAL;
+		if (check_add_overflow(*size, length, size))
+			return -EINVAL;
+
+		buf->ranges[i].start = bar_start + offset;
+		buf->ranges[i].end = bar_start + end - 1;
+	}
+	return 0;
+}
+
+static struct vfio_pci_dma_buf *
+dma_buf_alloc(struct vfio_pci_core_device *vdev,
+	      const struct vfio_device_feature_dma_buf *get,
+	      const struct vfio_region_dma_range *dma_ranges, size_t *size)
+{
+	struct vfio_pci_dma_buf *buf;
+	int ret;
+
+	buf = kzalloc(struct_size(buf, ranges, get->nr_ranges),
+		      GFP_KERNEL_ACCOUNT);
+	if (!buf)
+		return ERR_PTR(-ENOMEM);
+
+	kref_init(&buf->kref);
+	INIT_LIST_HEAD(&buf->node);
+	dma_resv_init(&buf->resv);
+	init_waitqueue_head(&buf->unmapped);
+	buf->state = VFIO_PCI_DMA_BUF_REVOKED;
+	buf->pdev = pci_dev_get(vdev->pdev);
+	buf->bar = get->region_index;
+	buf->nr_ranges = get->nr_ranges;
+
+	ret = dma_buf_set_ranges(buf, dma_ranges, size);
+	if (ret) {
+		dma_buf_free(buf);
+		return ERR_PTR(ret);
+	}
+	return buf;
+}
+
+static struct dma_buf *dma_buf_create(struct vfio_pci_core_device *vdev,
+				      const struct vfio_device_feature_dma_buf *get,
+				      const struct vfio_region_dma_range *dma_ranges)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(exp_info);
+	struct vfio_pci_dma_buf *buf;
+	struct dma_buf *dmabuf;
+
+	buf = dma_buf_alloc(vdev, get, dma_ranges, &exp_info.size);
+	if (IS_ERR(buf))
+		return ERR_CAST(buf);
+
+	exp_info.ops = &vfio_pci_dma_buf_ops;
+	exp_info.flags = get->open_flags & O_ACCMODE;
+	exp_info.resv = &buf->resv;
+	exp_info.priv = buf;
+	dmabuf = dma_buf_export(&exp_info);
+	if (IS_ERR(dmabuf)) {
+		dma_buf_free(buf);
+		return dmabuf;
+	}
+
+	/* From here on it is the release of the dma-buf that frees the buffer. */
+	buf->dmabuf = dmabuf;
+	return dmabuf;
+}
+
+/* From here on the buffer is LIVE and REVOKED as the device is. */
+static int dma_buf_publish(struct vfio_pci_core_device *vdev,
+			   struct vfio_pci_dma_buf *buf)
+{
+	int ret = 0;
+
+	down_read(&vdev->memory_lock);
+	if (vdev->dma_bufs_stopped) {
+		ret = -ENODEV;
+		goto out_unlock;
+	}
+	if (vfio_pci_memory_accessible(vdev))
+		dma_buf_set_state(buf, VFIO_PCI_DMA_BUF_LIVE);
+
+	spin_lock(&vfio_pci_dma_bufs_lock);
+	list_add_tail(&buf->node, &vdev->dma_bufs);
+	spin_unlock(&vfio_pci_dma_bufs_lock);
+out_unlock:
+	up_read(&vdev->memory_lock);
+	return ret;
+}
+
+/**
+ * vfio_pci_core_feature_dma_buf - VFIO_DEVICE_FEATURE_DMA_BUF
+ * @vdev: the device
+ * @flags: of the feature ioctl
+ * @arg: &struct vfio_device_feature_dma_buf of userspace
+ * @argsz: size of @arg with the ranges that follow it
+ *
+ * See include/uapi/linux/vfio.h for what it does and for the errors.
+ *
+ * Return: the new fd or an errno.
+ */
+int vfio_pci_core_feature_dma_buf(struct vfio_pci_core_device *vdev, u32 flags,
+				  struct vfio_device_feature_dma_buf __user *arg,
+				  size_t argsz)
+{
+	struct vfio_region_dma_range *dma_ranges;
+	struct vfio_device_feature_dma_buf get;
+	struct dma_buf *dmabuf;
+	int ret;
+
+	if (!vdev->export_dma_bufs)
+		return -ENOTTY;
+
+	ret = vfio_check_feature(flags, argsz, VFIO_DEVICE_FEATURE_GET,
+				 sizeof(get));
+	if (ret != 1)
+		return ret;
+
+	if (copy_from_user(&get, arg, sizeof(get)))
+		return -EFAULT;
+
+	if (get.flags || (get.open_flags & ~(O_ACCMODE | O_CLOEXEC)) ||
+	    (get.open_flags & O_ACCMODE) == O_ACCMODE)
+		return -EINVAL;
+
+	if (!get.nr_ranges || get.nr_ranges > VFIO_PCI_DMA_BUF_MAX_RANGES ||
+	    argsz < struct_size(arg, dma_ranges, get.nr_ranges))
+		return -EINVAL;
+
+	ret = dma_buf_check_bar(vdev->pdev, get.region_index);
+	if (ret)
+		return ret;
+
+	/* Claims the BAR. */
+	ret = vfio_pci_core_setup_barmap(vdev, get.region_index);
+	if (ret)
+		return ret;
+
+	dma_ranges = memdup_array_user(arg->dma_ranges, get.nr_ranges,
+				       sizeof(*dma_ranges));
+	if (IS_ERR(dma_ranges))
+		return PTR_ERR(dma_ranges);
+
+	dmabuf = dma_buf_create(vdev, &get, dma_ranges);
+	kfree(dma_ranges);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+
+	ret = dma_buf_publish(vdev, dmabuf->priv);
+	if (!ret)
+		ret = dma_buf_fd(dmabuf, get.open_flags);
+	if (ret < 0)
+		dma_buf_put(dmabuf);
+	return ret;
+}
