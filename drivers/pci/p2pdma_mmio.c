@@ -22,11 +22,14 @@
  */
 #define P2PDMA_MMIO_MAX_SEG	SZ_2G
 
+/* The CPU does not cache MMIO, and any number of devices can share it. */
+#define P2PDMA_MMIO_ATTRS	DMA_ATTR_SKIP_CPU_SYNC
+
 static size_t mmio_max_seg(struct device *client)
 {
 	size_t max_seg = min(dma_get_max_seg_size(client), P2PDMA_MMIO_MAX_SEG);
 
-	return max(ALIGN_DOWN(max_seg, PAGE_SIZE), PAGE_SIZE);
+	return max(rounddown_pow_of_two(max_seg), PAGE_SIZE);
 }
 
 static int mmio_count_segs(const struct range *ranges, unsigned int nr_ranges,
@@ -74,7 +77,8 @@ static void mmio_unmap_resources(struct sg_table *sgt,
 	for (i = 0; i < nr_ranges; i++) {
 		u64 len = range_len(&ranges[i]);
 
-		dma_unmap_resource(client, sg_dma_address(sg), len, dir, 0);
+		dma_unmap_resource(client, sg_dma_address(sg), len, dir,
+				   P2PDMA_MMIO_ATTRS);
 		while (len) {
 			len -= sg_dma_len(sg);
 			sg = sg_next(sg);
@@ -94,7 +98,8 @@ static int mmio_map_resources(struct sg_table *sgt, const struct range *ranges,
 		u64 len = range_len(&ranges[i]);
 		dma_addr_t addr;
 
-		addr = dma_map_resource(client, ranges[i].start, len, dir, 0);
+		addr = dma_map_resource(client, ranges[i].start, len, dir,
+					P2PDMA_MMIO_ATTRS);
 		if (dma_mapping_error(client, addr)) {
 			mmio_unmap_resources(sgt, ranges, i, client, dir);
 			return -EIO;
@@ -104,16 +109,21 @@ static int mmio_map_resources(struct sg_table *sgt, const struct range *ranges,
 	return 0;
 }
 
-static void mmio_fill_bus_addrs(struct sg_table *sgt, u64 bus_offset,
-				const struct range *ranges,
-				unsigned int nr_ranges, size_t max_seg)
+static int mmio_fill_bus_addrs(struct sg_table *sgt, u64 bus_offset,
+			       const struct range *ranges,
+			       unsigned int nr_ranges, size_t max_seg,
+			       struct device *client)
 {
 	struct scatterlist *sg = sgt->sgl;
 	unsigned int i;
 
-	for (i = 0; i < nr_ranges; i++)
+	for (i = 0; i < nr_ranges; i++) {
+		if (ranges[i].end + bus_offset > dma_get_mask(client))
+			return -EIO;
 		sg = mmio_fill_segs(sg, ranges[i].start + bus_offset,
 				    range_len(&ranges[i]), max_seg, true);
+	}
+	return 0;
 }
 
 /**
@@ -168,16 +178,15 @@ struct sg_table *pci_p2pdma_map_mmio(struct pci_dev *provider, int bar,
 	if (ret)
 		goto err_free_sgt;
 
-	if (type == PCI_P2PDMA_MAP_BUS_ADDR) {
-		mmio_fill_bus_addrs(sgt, pci_bus_address(provider, bar) -
-				    pci_resource_start(provider, bar),
-				    ranges, nr_ranges, max_seg);
-	} else {
+	if (type == PCI_P2PDMA_MAP_BUS_ADDR)
+		ret = mmio_fill_bus_addrs(sgt, pci_bus_address(provider, bar) -
+					  pci_resource_start(provider, bar),
+					  ranges, nr_ranges, max_seg, client);
+	else
 		ret = mmio_map_resources(sgt, ranges, nr_ranges, max_seg,
 					 client, dir);
-		if (ret)
-			goto err_free_table;
-	}
+	if (ret)
+		goto err_free_table;
 
 	sgt->orig_nents = 0;
 	return sgt;

@@ -26,7 +26,8 @@
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of others) -> mmap_lock
  *
  * An area of a revoked dma-buf stays where it is, mapping nothing, until userspace
- * unmaps it.
+ * unmaps it. An area that is mapped cannot be split, so there is no use for small
+ * pages either, whatever io_pagetable::disable_large_pages says.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
@@ -62,8 +63,18 @@ struct iopt_dmabuf {
 	struct list_head maps;
 };
 
+/**
+ * struct iopt_dmabuf_map - an area that should be mapped in a domain
+ * @node: on iopt_dmabuf::maps, for the revoke
+ * @area_node: on iopt_area::dmabuf_maps, for everything else
+ * @area: the area
+ * @domain: one of the domains of the area's IOAS
+ *
+ * All are protected by iopt_pages::mutex.
+ */
 struct iopt_dmabuf_map {
 	struct list_head node;
+	struct list_head area_node;
 	struct iopt_area *area;
 	struct iommu_domain *domain;
 };
@@ -114,34 +125,10 @@ static int dmabuf_get_ranges(struct iopt_dmabuf *db, struct dma_buf *dmabuf)
 	return rc;
 }
 
-static int dmabuf_map_range(struct iommu_domain *domain, unsigned long iova,
-			    phys_addr_t phys, size_t size, size_t step,
-			    int prot)
-{
-	size_t done = 0;
-	size_t n;
-	int rc;
-
-	while (done != size) {
-		n = min(size - done, step);
-		rc = iommu_map(domain, iova + done, phys + done, n, prot,
-			       GFP_KERNEL_ACCOUNT);
-		if (rc) {
-			if (done)
-				iommu_unmap(domain, iova, done);
-			return rc;
-		}
-		done += n;
-	}
-	return 0;
-}
-
 /* Map the part of the dma-buf that the area covers, which can be many ranges. */
 static int dmabuf_map_area(struct iopt_dmabuf *db, struct iopt_area *area,
 			   struct iommu_domain *domain)
 {
-	/* See batch_iommu_map_small() for disable_large_pages */
-	size_t step = area->iopt->disable_large_pages ? PAGE_SIZE : SIZE_MAX;
 	int prot = (area->iommu_prot & ~IOMMU_CACHE) | IOMMU_MMIO;
 	u64 skip = db->start + iopt_area_start_byte(area, iopt_area_iova(area));
 	const struct range *range = db->ranges;
@@ -156,8 +143,9 @@ static int dmabuf_map_area(struct iopt_dmabuf *db, struct iopt_area *area,
 			continue;
 		}
 		n = min_t(u64, range_len(range) - skip, length - done);
-		rc = dmabuf_map_range(domain, iopt_area_iova(area) + done,
-				      range->start + skip, n, step, prot);
+		rc = iommu_map(domain, iopt_area_iova(area) + done,
+			       range->start + skip, n, prot,
+			       GFP_KERNEL_ACCOUNT);
 		if (rc)
 			goto err_unmap;
 		done += n;
@@ -211,6 +199,7 @@ int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
 		}
 	}
 	list_add_tail(&map->node, &db->maps);
+	list_add_tail(&map->area_node, &area->dmabuf_maps);
 	return 0;
 }
 
@@ -228,11 +217,12 @@ void iopt_dmabuf_unfill_domain(struct iopt_area *area, struct iopt_pages *pages,
 
 	lockdep_assert_held(&pages->mutex);
 
-	list_for_each_entry(map, &db->maps, node) {
-		if (map->area != area || map->domain != domain)
+	list_for_each_entry(map, &area->dmabuf_maps, area_node) {
+		if (map->domain != domain)
 			continue;
 		if (!db->revoked)
 			dmabuf_unmap_area(area, domain);
+		list_del(&map->area_node);
 		list_del(&map->node);
 		kfree(map);
 		return;

@@ -2,9 +2,9 @@
 /*
  * memfds as an origin of iopt_pages
  *
- * The pages are those of the file, whoever has it mapped or not. So neither the
- * address space of the process that asked for the mapping is needed, nor its
- * being alive.
+ * The pages are those of the file, whoever has it mapped or not. The address space
+ * of the process that asked for the mapping is needed for nothing but accounting,
+ * and that only with IOPT_PAGES_ACCOUNT_MM.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -12,7 +12,9 @@
 #include <linux/memfd.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
+#include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <uapi/linux/falloc.h>
 #include <uapi/linux/fcntl.h>
 
 #include "io_pagetable.h"
@@ -90,6 +92,12 @@ struct iopt_pages *iopt_alloc_memfd_pages(int fd, unsigned long start,
 	if (rc)
 		goto err_fput;
 
+	/* As with mmap(), there is no access without being able to read */
+	if (!(file->f_mode & FMODE_READ)) {
+		rc = -EPERM;
+		goto err_fput;
+	}
+
 	if (writable) {
 		rc = memfd_get_write(file);
 		if (rc)
@@ -139,15 +147,26 @@ static unsigned long memfd_folios_to_pages(struct folio **folios,
 
 	for (i = 0; i < nr_folios; i++) {
 		n = min(folio_nr_pages(folios[i]) - first_page, npages - done);
-		for (j = 0; j < n; j++) {
-			if (j)
-				folio_add_pin(folios[i]);
+		if (n > 1)
+			folio_add_pins(folios[i], n - 1);
+		for (j = 0; j < n; j++)
 			out_pages[done++] = folio_page(folios[i],
 						       first_page + j);
-		}
 		first_page = 0;
 	}
 	return done;
+}
+
+/*
+ * memfd_pin_folios() takes what hugetlb has reserved for others if a folio is not
+ * there yet. fallocate() is charged as a page fault is, and fails if it must.
+ */
+static int memfd_populate(struct file *file, loff_t start, loff_t last)
+{
+	if (!is_file_hugepages(file) || !file->f_op->fallocate)
+		return 0;
+	return file->f_op->fallocate(file, FALLOC_FL_KEEP_SIZE, start,
+				     last - start + 1);
 }
 
 /**
@@ -158,7 +177,8 @@ static unsigned long memfd_folios_to_pages(struct folio **folios,
  * @out_pages: Output list of pages, each with one pin
  *
  * Return: the number of pages pinned, which may be less than asked for, or an
- * errno if there are none. -EINVAL if the file has become too short.
+ * errno if there are none. -EINVAL if the file has become too short, -EINTR if the
+ * caller is being killed.
  */
 long iopt_memfd_pin(struct iopt_pages *pages, unsigned long start_index,
 		    unsigned long npages, struct page **out_pages)
@@ -168,13 +188,23 @@ long iopt_memfd_pin(struct iopt_pages *pages, unsigned long start_index,
 	loff_t start, last;
 	pgoff_t offset;
 	long nr;
+	int rc;
 
 	start = pages->file_start + start_index * PAGE_SIZE;
 	last = start + npages * PAGE_SIZE - 1;
 	/* A file need not end with a page, but must not be pinned beyond. */
 	last = min(last, i_size_read(file_inode(pages->file)) - 1);
+	if (start > last)
+		return -EINVAL;
+
+	rc = memfd_populate(pages->file, start, last);
+	if (rc)
+		return rc;
 
 	while (done != npages) {
+		if (fatal_signal_pending(current))
+			return done ?: -EINTR;
+		cond_resched();
 		nr = memfd_pin_folios(pages->file, start + done * PAGE_SIZE,
 				      last, folios, ARRAY_SIZE(folios),
 				      &offset);

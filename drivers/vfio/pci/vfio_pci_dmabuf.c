@@ -37,8 +37,13 @@
  *
  * All changes between LIVE and REVOKED are made with memory_lock held for write,
  * the lock under which the BARs are switched off and on. Importers are waited
- * for with memory_lock held and without the reservation lock. They unmap under
- * the latter and have no way to the former, so they cannot be blocked.
+ * for with memory_lock held: for their fences under the reservation lock, which
+ * no fence may need to signal, and for unmaps without it, since that is the lock
+ * that they unmap under. They have no way to memory_lock.
+ *
+ * A change to DEAD needs the reservation lock only, and can run in parallel to
+ * the others. It is made when a driver is unbound too, with locks of PCI hotplug
+ * held that a reset takes inside of memory_lock.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
@@ -58,7 +63,10 @@ MODULE_IMPORT_NS(IOMMUFD_DMA_BUF);
 /* A BAR has few holes. This keeps the array of ranges within a page of 4 KiB. */
 #define VFIO_PCI_DMA_BUF_MAX_RANGES	256
 
-/* Protects vfio_pci_core_device.dma_bufs of all devices and what is on them. */
+/*
+ * Protects vfio_pci_core_device.dma_bufs and dma_bufs_stopped of all devices, and
+ * the lists that they are the heads of.
+ */
 static DEFINE_SPINLOCK(vfio_pci_dma_bufs_lock);
 
 enum vfio_pci_dma_buf_state {
@@ -71,8 +79,8 @@ enum vfio_pci_dma_buf_state {
  * struct vfio_pci_dma_buf - ranges of a BAR that are exported as one dma-buf
  * @kref: held by @dmabuf until it is released, and by who works on a buffer that
  *	it has found on the list; drops to zero under vfio_pci_dma_bufs_lock
- * @node: on vfio_pci_core_device.dma_bufs unless DEAD; protected by
- *	vfio_pci_dma_bufs_lock
+ * @node: on vfio_pci_core_device.dma_bufs until the device is closed, empty
+ *	afterwards; protected by vfio_pci_dma_bufs_lock
  * @resv: reservation object of @dmabuf; here so that it lives as long as @kref
  * @dmabuf: the dma-buf, NULL after its release; protected by @resv
  * @state: what importers may do; protected by @resv
@@ -124,8 +132,9 @@ static void dma_buf_put_ref(struct vfio_pci_dma_buf *buf)
 /*
  * Step through the buffers of a device, with a reference on the present one and
  * no lock held in between. A buffer stays on the list for as long as somebody has
- * a reference, so there is always a next one to go to. NULL is before the first
- * and after the last.
+ * a reference, so there is a next one to go to, unless vfio_pci_dma_buf_close()
+ * has emptied the list in the meantime, when there is nothing left to do. NULL is
+ * before the first and after the last.
  */
 static struct vfio_pci_dma_buf *
 dma_buf_next(struct vfio_pci_core_device *vdev, struct vfio_pci_dma_buf *prev)
@@ -133,11 +142,8 @@ dma_buf_next(struct vfio_pci_core_device *vdev, struct vfio_pci_dma_buf *prev)
 	struct list_head *pos = prev ? &prev->node : &vdev->dma_bufs;
 	struct vfio_pci_dma_buf *next = NULL;
 
-	/* Buffers come with it held for read and die with it held for write. */
-	lockdep_assert_held_write(&vdev->memory_lock);
-
 	spin_lock(&vfio_pci_dma_bufs_lock);
-	if (!list_is_last(pos, &vdev->dma_bufs)) {
+	if (!list_empty(pos) && !list_is_last(pos, &vdev->dma_bufs)) {
 		next = list_entry(pos->next, struct vfio_pci_dma_buf, node);
 		kref_get(&next->kref);
 	}
@@ -217,7 +223,7 @@ static void vfio_pci_dma_buf_unmap(struct dma_buf_attachment *attach,
 	pci_p2pdma_unmap_mmio(sgt, buf->ranges, buf->nr_ranges, attach->dev,
 			      dir);
 
-	/* Pairs with dma_buf_drain(): who sees zero sees the unmap as well. */
+	/* Pairs with dma_bufs_drain(): who sees zero sees the unmap as well. */
 	smp_store_release(&buf->nr_mapped, buf->nr_mapped - 1);
 	if (!buf->nr_mapped)
 		wake_up_all(&buf->unmapped);
@@ -275,35 +281,51 @@ void vfio_pci_dma_buf_exit(void)
 static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 			      enum vfio_pci_dma_buf_state state)
 {
-	bool was_usable;
+	enum vfio_pci_dma_buf_state old;
 
 	dma_resv_lock(&buf->resv, NULL);
-	was_usable = buf->state == VFIO_PCI_DMA_BUF_LIVE;
+	old = buf->state;
+	if (old == VFIO_PCI_DMA_BUF_DEAD)
+		goto out_unlock;
+
 	buf->state = state;
-	if (buf->dmabuf && was_usable != (state == VFIO_PCI_DMA_BUF_LIVE))
+	/* From REVOKED to DEAD there is nothing to tell. */
+	if (buf->dmabuf && old != state &&
+	    (old == VFIO_PCI_DMA_BUF_LIVE || state == VFIO_PCI_DMA_BUF_LIVE))
 		dma_buf_invalidate_mappings(buf->dmabuf);
+out_unlock:
 	dma_resv_unlock(&buf->resv);
+}
+
+static void dma_bufs_set_state(struct vfio_pci_core_device *vdev,
+			       enum vfio_pci_dma_buf_state state)
+{
+	struct vfio_pci_dma_buf *buf;
+
+	for_each_dma_buf(vdev, buf)
+		dma_buf_set_state(buf, state);
 }
 
 /*
  * Wait until no importer can access the memory any more. Importers signal their
  * fences and unmap in a time that is bounded by kernel and hardware: the ones
  * that cannot are not let in by vfio_pci_dma_buf_attach().
+ *
+ * The reservation lock keeps DMA_BUF_IOCTL_IMPORT_SYNC_FILE from adding fences for
+ * as long as userspace likes. Those that it adds later have nothing to guard.
  */
-static void dma_buf_drain(struct vfio_pci_dma_buf *buf)
-{
-	dma_resv_wait_timeout(&buf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
-			      MAX_SCHEDULE_TIMEOUT);
-	wait_event(buf->unmapped, !smp_load_acquire(&buf->nr_mapped));
-}
-
-static void dma_bufs_revoke_begin(struct vfio_pci_core_device *vdev,
-				  enum vfio_pci_dma_buf_state state)
+static void dma_bufs_drain(struct vfio_pci_core_device *vdev)
 {
 	struct vfio_pci_dma_buf *buf;
 
-	for_each_dma_buf(vdev, buf)
-		dma_buf_set_state(buf, state);
+	for_each_dma_buf(vdev, buf) {
+		dma_resv_lock(&buf->resv, NULL);
+		dma_resv_wait_timeout(&buf->resv, DMA_RESV_USAGE_BOOKKEEP,
+				      false, MAX_SCHEDULE_TIMEOUT);
+		dma_resv_unlock(&buf->resv);
+		/* Pairs with vfio_pci_dma_buf_unmap(). */
+		wait_event(buf->unmapped, !smp_load_acquire(&buf->nr_mapped));
+	}
 }
 
 /**
@@ -321,7 +343,7 @@ void vfio_pci_dma_buf_revoke_begin(struct vfio_pci_core_device *vdev)
 	lockdep_assert_held_write(&vdev->memory_lock);
 
 	if (!list_empty(&vdev->dma_bufs))
-		dma_bufs_revoke_begin(vdev, VFIO_PCI_DMA_BUF_REVOKED);
+		dma_bufs_set_state(vdev, VFIO_PCI_DMA_BUF_REVOKED);
 }
 
 /**
@@ -334,14 +356,10 @@ void vfio_pci_dma_buf_revoke_begin(struct vfio_pci_core_device *vdev)
  */
 void vfio_pci_dma_buf_revoke_wait(struct vfio_pci_core_device *vdev)
 {
-	struct vfio_pci_dma_buf *buf;
-
 	lockdep_assert_held_write(&vdev->memory_lock);
 
-	if (list_empty(&vdev->dma_bufs))
-		return;
-	for_each_dma_buf(vdev, buf)
-		dma_buf_drain(buf);
+	if (!list_empty(&vdev->dma_bufs))
+		dma_bufs_drain(vdev);
 }
 
 /**
@@ -355,54 +373,51 @@ void vfio_pci_dma_buf_revoke_wait(struct vfio_pci_core_device *vdev)
  */
 void vfio_pci_dma_buf_restore(struct vfio_pci_core_device *vdev)
 {
-	struct vfio_pci_dma_buf *buf;
-
 	lockdep_assert_held_write(&vdev->memory_lock);
 
-	if (list_empty(&vdev->dma_bufs) || !vfio_pci_memory_accessible(vdev))
-		return;
-	for_each_dma_buf(vdev, buf)
-		dma_buf_set_state(buf, VFIO_PCI_DMA_BUF_LIVE);
+	if (!list_empty(&vdev->dma_bufs) && vfio_pci_memory_accessible(vdev))
+		dma_bufs_set_state(vdev, VFIO_PCI_DMA_BUF_LIVE);
 }
 
 /**
- * vfio_pci_dma_buf_kill - revoke all buffers of a device for good
- * @vdev: the device
+ * vfio_pci_dma_buf_close - revoke all buffers of a device for good
+ * @vdev: the device, of which the last file descriptor has been closed
  *
- * Called before the function is disabled on close, and before a driver that is
- * unbound waits for userspace to close the device. In the latter case userspace
- * can still call in, so the device must have been marked by
- * vfio_pci_dma_buf_stop_export().
+ * Leaves no buffer that refers to @vdev. Called before the function is disabled.
  *
- * Context: Takes memory_lock. Waits for importers, bounded by kernel and
- * hardware.
+ * Context: Waits for importers, bounded by kernel and hardware.
  */
-void vfio_pci_dma_buf_kill(struct vfio_pci_core_device *vdev)
+void vfio_pci_dma_buf_close(struct vfio_pci_core_device *vdev)
 {
 	struct vfio_pci_dma_buf *buf, *tmp;
 
-	down_write(&vdev->memory_lock);
-	dma_bufs_revoke_begin(vdev, VFIO_PCI_DMA_BUF_DEAD);
-	vfio_pci_dma_buf_revoke_wait(vdev);
+	dma_bufs_set_state(vdev, VFIO_PCI_DMA_BUF_DEAD);
+	dma_bufs_drain(vdev);
 
 	spin_lock(&vfio_pci_dma_bufs_lock);
 	list_for_each_entry_safe(buf, tmp, &vdev->dma_bufs, node)
 		list_del_init(&buf->node);
 	spin_unlock(&vfio_pci_dma_bufs_lock);
-	up_write(&vdev->memory_lock);
 }
 
 /**
- * vfio_pci_dma_buf_stop_export - refuse to export from now on
- * @vdev: the device, which is being unregistered
+ * vfio_pci_dma_buf_unbind - revoke for good, and export nothing from now on
+ * @vdev: the device, whose driver is being unbound
  *
- * Context: Takes memory_lock.
+ * Unbinding waits for userspace to close @vdev, and until then userspace can go on
+ * calling in. The revoke must not wait for that.
+ *
+ * Context: Takes neither memory_lock nor any other lock that is held across a
+ * reset. Waits for importers, bounded by kernel and hardware.
  */
-void vfio_pci_dma_buf_stop_export(struct vfio_pci_core_device *vdev)
+void vfio_pci_dma_buf_unbind(struct vfio_pci_core_device *vdev)
 {
-	down_write(&vdev->memory_lock);
+	spin_lock(&vfio_pci_dma_bufs_lock);
 	vdev->dma_bufs_stopped = true;
-	up_write(&vdev->memory_lock);
+	spin_unlock(&vfio_pci_dma_bufs_lock);
+
+	dma_bufs_set_state(vdev, VFIO_PCI_DMA_BUF_DEAD);
+	dma_bufs_drain(vdev);
 }
 
 static int dma_buf_check_bar(struct pci_dev *pdev, u32 region_index)
@@ -414,7 +429,8 @@ static int dma_buf_check_bar(struct pci_dev *pdev, u32 region_index)
 
 	flags = pci_resource_flags(pdev, region_index);
 	if (!(flags & IORESOURCE_MEM) || (flags & IORESOURCE_UNSET) ||
-	    !pci_resource_len(pdev, region_index))
+	    !pci_resource_len(pdev, region_index) ||
+	    !PAGE_ALIGNED(pci_resource_start(pdev, region_index)))
 		return -ENODEV;
 	return 0;
 }
@@ -441,7 +457,7 @@ static int dma_buf_set_ranges(struct vfio_pci_dma_buf *buf,
 			return -EINVAL;
 		if (check_add_overflow(offset, length, &end) || end > bar_len)
 			return -EINVAL;
-		if (check_add_overflow(*size, length, size))
+		if (check_add_overflow(*size, length, size) || *size > bar_len)
 			return -EINVAL;
 
 		buf->ranges[i].start = bar_start + offset;
@@ -514,24 +530,22 @@ static int dma_buf_publish(struct vfio_pci_core_device *vdev,
 	int ret = 0;
 
 	down_read(&vdev->memory_lock);
-	if (vdev->dma_bufs_stopped) {
-		ret = -ENODEV;
-		goto out_unlock;
-	}
 	if (vfio_pci_memory_accessible(vdev))
 		dma_buf_set_state(buf, VFIO_PCI_DMA_BUF_LIVE);
 
 	spin_lock(&vfio_pci_dma_bufs_lock);
-	list_add_tail(&buf->node, &vdev->dma_bufs);
+	if (vdev->dma_bufs_stopped)
+		ret = -ENODEV;
+	else
+		list_add_tail(&buf->node, &vdev->dma_bufs);
 	spin_unlock(&vfio_pci_dma_bufs_lock);
-out_unlock:
 	up_read(&vdev->memory_lock);
 	return ret;
 }
 
 /**
  * vfio_pci_core_feature_dma_buf - VFIO_DEVICE_FEATURE_DMA_BUF
- * @vdev: the device
+ * @device: the device
  * @flags: of the feature ioctl
  * @arg: &struct vfio_device_feature_dma_buf of userspace
  * @argsz: size of @arg with the ranges that follow it
@@ -540,10 +554,12 @@ out_unlock:
  *
  * Return: the new fd or an errno.
  */
-int vfio_pci_core_feature_dma_buf(struct vfio_pci_core_device *vdev, u32 flags,
+int vfio_pci_core_feature_dma_buf(struct vfio_device *device, u32 flags,
 				  struct vfio_device_feature_dma_buf __user *arg,
 				  size_t argsz)
 {
+	struct vfio_pci_core_device *vdev =
+		container_of(device, struct vfio_pci_core_device, vdev);
 	struct vfio_region_dma_range *dma_ranges;
 	struct vfio_device_feature_dma_buf get;
 	struct dma_buf *dmabuf;

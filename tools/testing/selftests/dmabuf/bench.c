@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What sharing a BAR and taking it back costs: one BAR cut into n dma-bufs, each
+ * of them mapped into one IOAS. A kernel without the exporter has only the
+ * columns in which there is nothing to take back.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/pci_regs.h>
+
+#include "edu.h"
+#include "ioas.h"
+#include "vfio_dev.h"
+
+#define ROUNDS		31
+#define MAX_BUFFERS	64
+#define BAR_IOVA	0x100000000ULL
+#define MIB		0x100000ULL
+
+enum column {
+	EXPORT,
+	MAP,
+	REVOKE_ALL,
+	UNMAP_CLOSE,
+	DECODE_OFF,
+	RESET,
+	RESET_CPU,
+	COLUMNS,
+};
+
+static struct {
+	int iommufd;
+	__u32 ioas;
+	struct vfio_dev owner;
+	struct edu edu;
+	__u64 bar_size;
+	bool can_export;
+} bench;
+
+/* Nanoseconds of one round */
+static __u64 samples[COLUMNS][ROUNDS];
+
+static void must(int ret, const char *what)
+{
+	if (ret >= 0)
+		return;
+	fprintf(stderr, "%s: %s\n", what, strerror(-ret));
+	exit(EXIT_FAILURE);
+}
+
+#define MUST(call)	must(call, #call)
+
+static __u64 read_clock(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+static __u64 now_ns(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+static void find_device(const char *role, struct pci_id id, char name[PCI_NAME_LEN])
+{
+	const char *told = getenv(role);
+
+	if (told && strlen(told) < PCI_NAME_LEN)
+		pci_copy_name(name, told);
+	else
+		must(pci_find(id, 0, name), role);
+	MUST(pci_bind_vfio(name));
+}
+
+static void open_devices(void)
+{
+	struct vfio_region_info info;
+	char name[PCI_NAME_LEN];
+
+	bench.iommufd = iommufd_open();
+	must(bench.iommufd, "/dev/iommu");
+
+	find_device("VM_PEER", pci_id_ivshmem, name);
+	MUST(vfio_dev_open(&bench.owner, name, bench.iommufd));
+	MUST(vfio_dev_region(&bench.owner, PEER_BAR, &info));
+	bench.bar_size = info.size;
+	bench.can_export = !vfio_dev_feature(&bench.owner, VFIO_DEVICE_FEATURE_PROBE |
+					     VFIO_DEVICE_FEATURE_GET |
+					     VFIO_DEVICE_FEATURE_DMA_BUF, NULL, 0);
+
+	find_device("VM_DMA", pci_id_edu, name);
+	MUST(edu_open(&bench.edu, name, bench.iommufd));
+	MUST(ioas_alloc(bench.iommufd, &bench.ioas));
+	MUST(vfio_dev_attach(&bench.edu.dev, bench.ioas));
+}
+
+static int compare(const void *a, const void *b)
+{
+	__u64 x = *(const __u64 *)a, y = *(const __u64 *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static double median_us(enum column column)
+{
+	qsort(samples[column], ROUNDS, sizeof(__u64), compare);
+	return samples[column][ROUNDS / 2] / 1e3;
+}
+
+/*
+ * The config offset of the command register is found out beforehand, and the
+ * whole register written, so that one system call is measured.
+ */
+struct command_register {
+	off_t offset;
+	__u16 off;
+	__u16 on;
+};
+
+static struct command_register read_command(void)
+{
+	struct command_register command;
+	struct vfio_region_info info;
+
+	MUST(vfio_dev_region(&bench.owner, VFIO_PCI_CONFIG_REGION_INDEX, &info));
+	command.offset = info.offset + PCI_COMMAND;
+	MUST(vfio_dev_config_read(&bench.owner, PCI_COMMAND, &command.on, sizeof(command.on)));
+	command.on |= PCI_COMMAND_MEMORY;
+	command.off = command.on & ~PCI_COMMAND_MEMORY;
+	return command;
+}
+
+static __u64 write_command(const struct command_register *command, bool on)
+{
+	const __u16 *val = on ? &command->on : &command->off;
+	__u64 start = now_ns();
+
+	if (pwrite(bench.owner.fd, val, sizeof(*val), command->offset) != sizeof(*val))
+		must(-EIO, "command register");
+	return now_ns() - start;
+}
+
+static void export_all(int *fds, unsigned int count, __u64 size, unsigned int round)
+{
+	__u64 start = now_ns();
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		fds[i] = vfio_dev_export_range(&bench.owner, PEER_BAR, i * size, size);
+	samples[EXPORT][round] = (now_ns() - start) / count;
+	for (i = 0; i < count; i++)
+		must(fds[i], "export");
+}
+
+static void map_all(const int *fds, unsigned int count, __u64 size, unsigned int round)
+{
+	__u64 start = now_ns();
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < count && !ret; i++) {
+		__u64 iova = BAR_IOVA + i * size;
+
+		ret = ioas_map_file(bench.iommufd, bench.ioas, IOAS_RW | IOAS_FIXED, fds[i], 0,
+				    size, &iova);
+	}
+	samples[MAP][round] = (now_ns() - start) / count;
+	must(ret, "IOMMU_IOAS_MAP_FILE");
+}
+
+static void unmap_all(const int *fds, unsigned int count, __u64 size, unsigned int round)
+{
+	__u64 start = now_ns();
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < count && !ret; i++) {
+		ret = ioas_unmap(bench.iommufd, bench.ioas, BAR_IOVA + i * size, size, NULL);
+		close(fds[i]);
+	}
+	samples[UNMAP_CLOSE][round] = (now_ns() - start) / count;
+	must(ret, "IOMMU_IOAS_UNMAP");
+}
+
+static void measure_buffers(const struct command_register *command, unsigned int count)
+{
+	__u64 size = bench.bar_size / count;
+	int fds[MAX_BUFFERS];
+	unsigned int round;
+
+	for (round = 0; round < ROUNDS; round++) {
+		export_all(fds, count, size, round);
+		map_all(fds, count, size, round);
+		samples[REVOKE_ALL][round] = write_command(command, false);
+		write_command(command, true);
+		unmap_all(fds, count, size, round);
+	}
+}
+
+static void measure_decode_off(const struct command_register *command)
+{
+	unsigned int round;
+
+	for (round = 0; round < ROUNDS; round++) {
+		samples[DECODE_OFF][round] = write_command(command, false);
+		write_command(command, true);
+	}
+}
+
+/* Nearly all of it is sleep between reset and first use; what is not, shows in CPU time */
+static void measure_reset(void)
+{
+	unsigned int round;
+	__u64 start, cpu;
+
+	for (round = 0; round < ROUNDS; round++) {
+		start = now_ns();
+		cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+		MUST(vfio_dev_reset(&bench.owner));
+		samples[RESET_CPU][round] = read_clock(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+		samples[RESET][round] = now_ns() - start;
+	}
+}
+
+static void print_head(void)
+{
+	printf("BAR%d of %s, %llu MiB; us, median of %d; export, map, unmap: for each dma-buf\n\n",
+	       PEER_BAR, bench.owner.name, bench.bar_size / MIB, ROUNDS);
+	printf("| n | export | map into iommufd | revoke all (decode off) | unmap + close | decode off with no dma-buf |\n");
+	printf("| --- | --- | --- | --- | --- | --- |\n");
+}
+
+static void print_row(unsigned int count)
+{
+	printf("| %u ", count);
+	if (bench.can_export)
+		printf("| %.1f | %.1f | %.1f | %.1f ", median_us(EXPORT), median_us(MAP),
+		       median_us(REVOKE_ALL), median_us(UNMAP_CLOSE));
+	else
+		printf("| - | - | - | - ");
+	printf("| %.1f |\n", median_us(DECODE_OFF));
+}
+
+int main(void)
+{
+	const unsigned int counts[] = { 1, 16, MAX_BUFFERS };
+	struct command_register command;
+	unsigned int i;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	open_devices();
+	command = read_command();
+	print_head();
+	for (i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		if (bench.can_export)
+			measure_buffers(&command, counts[i]);
+		measure_decode_off(&command);
+		print_row(counts[i]);
+	}
+	measure_reset();
+	printf("\nVFIO_DEVICE_RESET with no dma-buf: %.1f, of which CPU time: %.1f\n",
+	       median_us(RESET), median_us(RESET_CPU));
+	if (!bench.can_export)
+		printf("This kernel does not export dma-bufs from vfio-pci.\n");
+	return EXIT_SUCCESS;
+}

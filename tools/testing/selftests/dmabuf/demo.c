@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A BAR shared, used by another device, and taken back: the whole path, told
+ * step by step to a person. Exit status 0 if everything was as it should be.
+ */
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "edu.h"
+#include "ioas.h"
+#include "vfio_dev.h"
+
+#define __noreturn	__attribute__((__noreturn__))
+#define __printf(a, b)	__attribute__((__format__(printf, a, b)))
+
+#define RAM_IOVA	0x00100000ULL
+#define BAR_IOVA	0x01000000ULL
+#define BAR_OFFSET	0x2000ULL
+#define RAM_BYTES	4096
+#define FAULT_WAIT_MS	1000
+#define MIB		0x100000ULL
+
+static const char first_words[] = "written by another device, straight into the BAR";
+static const char late_words[] = "written after the reset, by a device that was not told";
+static const char last_words[] = "written again, the buffer was imported once more";
+
+static struct {
+	int iommufd;
+	int kmsg;
+	__u32 ioas;
+	struct edu edu;
+	struct vfio_dev owner;
+	char *bar;
+	size_t bar_size;
+	char *ram;
+	__u64 start;
+	unsigned int steps;
+} demo;
+
+static __printf(1, 2) void step(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("\n[%7.3f s] %u. ", (now_us() - demo.start) / 1e6, ++demo.steps);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+}
+
+static __printf(1, 2) void say(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("             ");
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+}
+
+static __noreturn __printf(1, 2) void fail(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("\nFAILED: ");
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+	exit(EXIT_FAILURE);
+}
+
+/* The result of @call; any error ends the demo */
+static int must(int ret, const char *what)
+{
+	if (ret < 0)
+		fail("%s: %s", what, strerror(-ret));
+	return ret;
+}
+
+#define MUST(call)	must(call, #call)
+
+/* What a call took, in a unit that suits it */
+static const char *took(__u64 since)
+{
+	static char text[32];
+	__u64 us = now_us() - since;
+
+	if (us < 10000)
+		snprintf(text, sizeof(text), "%llu us", us);
+	else
+		snprintf(text, sizeof(text), "%.1f ms", us / 1e3);
+	return text;
+}
+
+static void find_device(const char *role, struct pci_id id, char name[PCI_NAME_LEN])
+{
+	const char *told = getenv(role);
+
+	if (told && strlen(told) < PCI_NAME_LEN)
+		pci_copy_name(name, told);
+	else if (pci_find(id, 0, name))
+		fail("there is no device %04x:%04x", id.vendor, id.device);
+}
+
+static void open_devices(void)
+{
+	char name[PCI_NAME_LEN];
+
+	demo.iommufd = MUST(iommufd_open());
+
+	find_device("VM_PEER", pci_id_ivshmem, name);
+	MUST(pci_bind_vfio(name));
+	MUST(vfio_dev_open(&demo.owner, name, demo.iommufd));
+	demo.bar = vfio_dev_mmap(&demo.owner, PEER_BAR, &demo.bar_size);
+	if (!demo.bar)
+		fail("BAR%d of %s cannot be mapped", PEER_BAR, name);
+	say("%s (ivshmem) owns %llu MiB of memory, its BAR%d. The CPU sees it by mmap().", name,
+	    demo.bar_size / MIB, PEER_BAR);
+
+	find_device("VM_DMA", pci_id_edu, name);
+	MUST(pci_bind_vfio(name));
+	MUST(edu_open(&demo.edu, name, demo.iommufd));
+	say("%s (edu) has a DMA engine, and sees what the IOMMU lets it see.", name);
+}
+
+static void make_address_space(void)
+{
+	__u64 iova = RAM_IOVA;
+
+	MUST(ioas_alloc(demo.iommufd, &demo.ioas));
+	MUST(vfio_dev_attach(&demo.edu.dev, demo.ioas));
+	demo.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			-1, 0);
+	if (demo.ram == MAP_FAILED)
+		fail("no memory");
+	MUST(ioas_map(demo.iommufd, demo.ioas, IOAS_RW | IOAS_FIXED, demo.ram, RAM_BYTES, &iova));
+	say("edu is attached to IOAS %u, which has one page of RAM, at IOVA %#llx.", demo.ioas,
+	    RAM_IOVA);
+}
+
+static int export_bar(void)
+{
+	__u64 start = now_us();
+	int fd;
+
+	fd = vfio_dev_export_range(&demo.owner, PEER_BAR, 0, demo.bar_size);
+	must(fd, "VFIO_DEVICE_FEATURE_DMA_BUF");
+	say("VFIO_DEVICE_FEATURE_DMA_BUF gave fd %d, in %s.", fd, took(start));
+	return fd;
+}
+
+static void import_bar(int fd)
+{
+	__u64 iova = BAR_IOVA, start = now_us();
+
+	must(ioas_map_file(demo.iommufd, demo.ioas, IOAS_RW | IOAS_FIXED, fd, 0, demo.bar_size,
+			   &iova), "IOMMU_IOAS_MAP_FILE");
+	say("IOMMU_IOAS_MAP_FILE put all of it at IOVA %#llx, in %s.", iova, took(start));
+}
+
+static void let_edu_write(const char *words, size_t len)
+{
+	memcpy(demo.ram, words, len);
+	MUST(edu_dma(&demo.edu, EDU_FROM_MEMORY, RAM_IOVA, len));
+	say("edu fetched from RAM:      \"%s\"", words);
+	MUST(edu_dma(&demo.edu, EDU_TO_MEMORY, BAR_IOVA + BAR_OFFSET, len));
+	say("edu was told to write it to IOVA %#llx.", BAR_IOVA + BAR_OFFSET);
+}
+
+static void expect_words(const char *words)
+{
+	if (strcmp(demo.bar + BAR_OFFSET, words))
+		fail("at offset %#llx of the BAR there is something else", BAR_OFFSET);
+	say("The CPU reads in the BAR:  \"%s\"", demo.bar + BAR_OFFSET);
+}
+
+static bool bar_is_empty(void)
+{
+	volatile __u64 *word = (volatile __u64 *)demo.bar;
+	size_t i;
+
+	for (i = 0; i < demo.bar_size / sizeof(*word); i++)
+		if (word[i])
+			return false;
+	return true;
+}
+
+static void wipe_bar(void)
+{
+	memset(demo.bar + BAR_OFFSET, 0, RAM_BYTES);
+	if (!bar_is_empty())
+		fail("the BAR holds something that the demo did not put there");
+}
+
+/* From here on the kernel log is new to us; without one, there is less to show */
+static void watch_faults(void)
+{
+	demo.kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (demo.kmsg >= 0)
+		lseek(demo.kmsg, 0, SEEK_END);
+}
+
+static bool read_fault(char *record, size_t size)
+{
+	char *text;
+	ssize_t len;
+
+	while ((len = read(demo.kmsg, record, size - 1)) > 0) {
+		record[len] = '\0';
+		text = strchr(record, ';');
+		if (!text || !strstr(text, "fault addr"))
+			continue;
+		text[strcspn(text, "\n")] = '\0';
+		memmove(record, text + 1, strlen(text));
+		return true;
+	}
+	return false;
+}
+
+static void report_fault(void)
+{
+	char record[8192];
+
+	if (demo.kmsg < 0)
+		return;
+	if (wait_until(read_fault(record, sizeof(record)), FAULT_WAIT_MS))
+		say("The kernel saw the fault:  %s", record);
+	close(demo.kmsg);
+}
+
+/* In case that other tests have used the memory before */
+static void wipe_everything(void)
+{
+	volatile __u64 *word = (volatile __u64 *)demo.bar;
+	size_t i;
+
+	for (i = 0; i < demo.bar_size / sizeof(*word); i++)
+		if (word[i])
+			word[i] = 0;
+}
+
+static void reset_owner(void)
+{
+	__u64 start = now_us();
+
+	must(vfio_dev_reset(&demo.owner), "VFIO_DEVICE_RESET");
+	say("VFIO_DEVICE_RESET took every mapping of the BAR away, then reset the device.");
+	say("It took %s; most of that is what PCI wants between reset and first use.",
+	    took(start));
+}
+
+static void expect_stopped(void)
+{
+	if (!bar_is_empty())
+		fail("a DMA landed in the BAR after it was revoked");
+	say("The CPU looked at all of the %llu MiB: not a byte has landed.",
+	    demo.bar_size / MIB);
+}
+
+static void unmap_bar(void)
+{
+	__u64 unmapped;
+
+	must(ioas_unmap(demo.iommufd, demo.ioas, BAR_IOVA, demo.bar_size, &unmapped),
+	     "IOMMU_IOAS_UNMAP");
+	if (unmapped != demo.bar_size)
+		fail("only %#llx bytes were unmapped", unmapped);
+	say("IOMMU_IOAS_UNMAP of the old mapping: fine, %llu MiB.", unmapped / MIB);
+}
+
+static void close_owner(int fd)
+{
+	__u64 iova = BAR_IOVA;
+	int ret;
+
+	unmap_bar();
+	munmap(demo.bar, demo.bar_size);
+	vfio_dev_close(&demo.owner);
+	say("The owner closed its device, the dma-buf fd is still open.");
+	ret = ioas_map_file(demo.iommufd, demo.ioas, IOAS_RW | IOAS_FIXED, fd, 0, demo.bar_size,
+			    &iova);
+	if (ret != -ENODEV)
+		fail("IOMMU_IOAS_MAP_FILE of a dead buffer: %s", strerror(-ret));
+	say("IOMMU_IOAS_MAP_FILE now says: %s. It will never say anything else.", strerror(-ret));
+	close(fd);
+}
+
+int main(void)
+{
+	int fd;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	demo.start = now_us();
+	printf("A PCI BAR is shared with another device, and taken back.\n");
+
+	step("Two devices, both driven by this process through VFIO");
+	open_devices();
+	wipe_everything();
+
+	step("An address space for the one with the DMA engine");
+	make_address_space();
+
+	step("The owner exports its BAR as a dma-buf, iommufd imports it");
+	fd = export_bar();
+	import_bar(fd);
+
+	step("Device to device: edu writes into the BAR");
+	let_edu_write(first_words, sizeof(first_words));
+	expect_words(first_words);
+
+	step("The owner is reset");
+	wipe_bar();
+	watch_faults();
+	reset_owner();
+
+	step("Nobody told edu, which goes on writing");
+	let_edu_write(late_words, sizeof(late_words));
+	expect_stopped();
+	report_fault();
+
+	step("The same dma-buf is imported again, and works again");
+	unmap_bar();
+	import_bar(fd);
+	let_edu_write(last_words, sizeof(last_words));
+	expect_words(last_words);
+	wipe_bar();
+
+	step("The owner goes away for good");
+	close_owner(fd);
+	edu_close(&demo.edu);
+	close(demo.iommufd);
+
+	printf("\n[%7.3f s] Everything was as it should be.\n", (now_us() - demo.start) / 1e6);
+	return EXIT_SUCCESS;
+}

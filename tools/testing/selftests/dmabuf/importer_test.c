@@ -1,0 +1,592 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Importers other than iommufd: a kernel driver that attaches, maps, and does
+ * DMA by the addresses that it was given. The test importer can be told to be
+ * of a kind that has to be refused, and to take its time when told to let go.
+ */
+#include "lab.h"
+#include "../../../../drivers/dma-buf/dma-buf-test-importer.h"
+
+#define DRAIN_MS	600
+#define LONG_DRAIN_MS	5000
+/* For timers that are coarse, in a machine that is slow */
+#define SLACK_MS	20
+#define BOUND_MS	60000
+#define TWO_PAGES	(2 * SZ_4K)
+
+/* Of all kinds, the one that a VFIO buffer wants */
+#define GOOD		0
+
+FIXTURE(importer)
+{
+	struct lab lab;
+	int fd;
+	int dmabuf;
+	__u8 pattern[XFER];
+};
+
+static int open_node(char name[PCI_NAME_LEN])
+{
+	char node[128];
+	int ret, fd;
+
+	ret = pci_find_node(name, "misc", DMA_BUF_TEST_NODE, "", node, sizeof(node));
+	if (ret)
+		return ret;
+	if (!wait_until(!access(node, R_OK), LEAK_WAIT_MS))
+		return -ENODEV;
+	fd = open(node, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* The second initiator, so that user space keeps the first; any one will do */
+static int open_importer_node(void)
+{
+	char name[PCI_NAME_LEN];
+	int ret;
+
+	if (getenv("VM_KDMA"))
+		ret = lab_find("VM_KDMA", pci_id_edu, name);
+	else
+		ret = pci_find(pci_id_edu, 1, name);
+	if (!ret)
+		ret = pci_bind(name, DMA_BUF_TEST_DRIVER);
+	return ret ?: open_node(name);
+}
+
+FIXTURE_SETUP(importer)
+{
+	lab_open_exporter(_metadata, &self->lab, LAB_NEED_NOTHING);
+	self->fd = open_importer_node();
+	REQUIRE(self->fd >= 0, "no test importer");
+	self->dmabuf = test_export(0, self->lab.bar_size);
+	pattern_fill(self->pattern, 1);
+}
+
+FIXTURE_TEARDOWN(importer)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+/* Handle of the import, or -errno */
+static long import_slow(int fd, int dmabuf, __u32 flags, __u32 fence_ms, __u32 unmap_ms)
+{
+	struct dma_buf_test_import arg = {
+		.fd = dmabuf,
+		.flags = flags,
+		.fence_delay_ms = fence_ms,
+		.unmap_delay_ms = unmap_ms,
+	};
+
+	return ioctl(fd, DMA_BUF_TEST_IOC_IMPORT, &arg) ? -errno : (long)arg.handle;
+}
+
+static long import(int fd, int dmabuf, __u32 flags)
+{
+	return import_slow(fd, dmabuf, flags, 0, 0);
+}
+
+static int detach(int fd, __u32 handle)
+{
+	struct dma_buf_test_handle arg = { .handle = handle };
+
+	return ioctl(fd, DMA_BUF_TEST_IOC_DETACH, &arg) ? -errno : 0;
+}
+
+static int unmap(int fd, __u32 handle)
+{
+	struct dma_buf_test_handle arg = { .handle = handle };
+
+	return ioctl(fd, DMA_BUF_TEST_IOC_UNMAP, &arg) ? -errno : 0;
+}
+
+static int map(int fd, __u32 handle, struct dma_buf_test_map *out)
+{
+	struct dma_buf_test_map arg = { .handle = handle };
+	int ret;
+
+	ret = ioctl(fd, DMA_BUF_TEST_IOC_MAP, &arg) ? -errno : 0;
+	if (out)
+		*out = arg;
+	return ret;
+}
+
+static int dma(int fd, __u32 handle, __u32 flags, __u64 offset, __u8 data[XFER])
+{
+	struct dma_buf_test_dma arg = {
+		.handle = handle,
+		.flags = flags,
+		.offset = offset,
+		.data = (uintptr_t)data,
+		.length = XFER,
+	};
+
+	return ioctl(fd, DMA_BUF_TEST_IOC_DMA, &arg) ? -errno : 0;
+}
+
+/* State flags, 0 if that could not be found out */
+static __u32 status(int fd, __u32 handle)
+{
+	struct dma_buf_test_status arg = { .handle = handle };
+
+	return ioctl(fd, DMA_BUF_TEST_IOC_STATUS, &arg) ? 0 : arg.flags;
+}
+
+#define test_import(_flags)						\
+({									\
+	long __handle = import(self->fd, self->dmabuf, _flags);		\
+									\
+	ASSERT_LE(0, __handle);						\
+	(__u32)__handle;						\
+})
+#define test_import_slow(_fence_ms, _unmap_ms)				\
+({									\
+	long __handle = import_slow(self->fd, self->dmabuf, GOOD, _fence_ms, _unmap_ms);	\
+									\
+	ASSERT_LE(0, __handle);						\
+	(__u32)__handle;						\
+})
+#define test_err_import(_errno, _flags)	\
+	EXPECT_EQ(-(_errno), import(self->fd, self->dmabuf, _flags))
+#define test_map(_handle)		ASSERT_EQ(0, map(self->fd, _handle, NULL))
+#define test_err_map(_errno, _handle)	EXPECT_EQ(-(_errno), map(self->fd, _handle, NULL))
+#define test_decode(_on)		ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, _on))
+#define is_mapped(_handle)		(status(self->fd, _handle) & DMA_BUF_TEST_MAPPED)
+
+/* The device writes there, and the CPU sees it there and nowhere else */
+#define test_use(_handle, _offset)						\
+do {										\
+	ASSERT_EQ(0, dma(self->fd, _handle, DMA_BUF_TEST_DMA_WRITE, _offset,	\
+			 self->pattern));					\
+	expect_landed(_offset, 1);						\
+} while (0)
+
+/* A device that goes on using its addresses changes nothing */
+#define test_stale(_handle)							\
+do {										\
+	ASSERT_EQ(0, dma(self->fd, _handle, DMA_BUF_TEST_DMA_WRITE |		\
+			 DMA_BUF_TEST_DMA_STALE, 0, self->pattern));		\
+	expect_nothing_landed();						\
+} while (0)
+
+static __u64 since_ms(__u64 start)
+{
+	return (now_us() - start) / 1000;
+}
+
+/* It waited for what was in flight, and not for ever */
+#define expect_drained_in(_start, _ms)						\
+do {										\
+	__u64 __took = since_ms(_start);					\
+										\
+	EXPECT_LE((_ms) - SLACK_MS, __took);					\
+	EXPECT_GT(BOUND_MS, __took);						\
+} while (0)
+
+TEST_F_TIMEOUT(importer, writes, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD);
+	struct dma_buf_test_map got;
+
+	EXPECT_TRUE(status(self->fd, handle) & DMA_BUF_TEST_REVOCABLE);
+	EXPECT_FALSE(is_mapped(handle));
+	ASSERT_EQ(0, map(self->fd, handle, &got));
+	EXPECT_EQ(self->lab.bar_size, got.length);
+	EXPECT_TRUE(is_mapped(handle));
+	test_use(handle, 0);
+	test_use(handle, self->lab.bar_size - XFER);
+	ASSERT_EQ(0, unmap(self->fd, handle));
+	test_stale(handle);
+	ASSERT_EQ(0, detach(self->fd, handle));
+}
+
+TEST_F_TIMEOUT(importer, reads, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD);
+	__u8 seen[XFER];
+
+	lab_fill_bar(&self->lab, 2);
+	test_map(handle);
+	ASSERT_EQ(0, dma(self->fd, handle, 0, 0, seen));
+	EXPECT_TRUE(lab_holds(seen, 2));
+	lab_clear_bar(&self->lab);
+}
+
+TEST_F_TIMEOUT(importer, pinned, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(DMA_BUF_TEST_PIN);
+
+	test_map(handle);
+	EXPECT_TRUE(status(self->fd, handle) & DMA_BUF_TEST_PINNED);
+	test_use(handle, 0);
+	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	EXPECT_FALSE(is_mapped(handle));
+	test_stale(handle);
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+TEST_F_TIMEOUT(importer, several_ranges, LAB_TIMEOUT)
+{
+	const struct vfio_region_dma_range ranges[] = {
+		{ .offset = 4 * SZ_4K, .length = TWO_PAGES },
+		{ .offset = 0, .length = SZ_4K },
+	};
+	struct dma_buf_test_map got;
+	long handle;
+	int fd;
+
+	fd = test_fd(vfio_dev_export(&self->lab.peer, PEER_BAR, O_RDWR, ranges,
+				     ARRAY_SIZE(ranges)));
+	handle = import(self->fd, fd, GOOD);
+	ASSERT_LE(0, handle);
+	ASSERT_EQ(0, map(self->fd, handle, &got));
+	EXPECT_EQ(3 * SZ_4K, got.length);
+	ASSERT_EQ(0, dma(self->fd, handle, DMA_BUF_TEST_DMA_WRITE, SZ_4K, self->pattern));
+	expect_landed(5 * SZ_4K, 1);
+	ASSERT_EQ(0, dma(self->fd, handle, DMA_BUF_TEST_DMA_WRITE, 2 * SZ_4K, self->pattern));
+	expect_landed(0, 1);
+}
+
+/* Two importers of one buffer, one of them iommufd */
+TEST_F_TIMEOUT(importer, next_to_iommufd, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD);
+
+	lab_open_importer(_metadata, &self->lab);
+	test_load(1);
+	test_map_at(self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	test_map(handle);
+	test_use(handle, 0);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+
+	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	test_stale(handle);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+}
+
+/* An importer that could not give the memory up never gets it */
+TEST_F(importer, refused_kinds)
+{
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_STATIC);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_NO_P2P);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_NO_INVALIDATE);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_NO_INVALIDATE | DMA_BUF_TEST_NO_P2P);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_NO_INVALIDATE | DMA_BUF_TEST_PIN);
+
+	/* Nobody is in the way of a reset */
+	EXPECT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	EXPECT_EQ(0, detach(self->fd, test_import(GOOD)));
+}
+
+/* Being of the wrong kind is no matter of the moment, being revoked is */
+TEST_F(importer, refused_kinds_while_revoked)
+{
+	test_decode(false);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_STATIC);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_NO_P2P);
+	test_err_import(EOPNOTSUPP, DMA_BUF_TEST_NO_INVALIDATE);
+	test_err_import(ENODEV, GOOD);
+	test_decode(true);
+}
+
+TEST_F_TIMEOUT(importer, attach_while_revoked, LAB_TIMEOUT)
+{
+	__u32 handle;
+
+	test_decode(false);
+	test_err_import(ENODEV, GOOD);
+	test_err_import(ENODEV, DMA_BUF_TEST_PIN);
+	test_decode(true);
+	handle = test_import(GOOD);
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+/* Attached before, mapped after */
+TEST_F_TIMEOUT(importer, map_while_revoked, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD), pinning = test_import(DMA_BUF_TEST_PIN);
+
+	test_decode(false);
+	test_err_map(ENODEV, handle);
+	test_err_map(ENODEV, pinning);
+	EXPECT_FALSE(status(self->fd, pinning) & DMA_BUF_TEST_PINNED);
+	test_decode(true);
+	test_map(handle);
+	test_use(handle, 0);
+	test_map(pinning);
+	test_use(pinning, SZ_4K);
+}
+
+/* The old attachment is good for a new mapping */
+TEST_F_TIMEOUT(importer, mapped_again_after_reset, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD);
+
+	test_map(handle);
+	test_use(handle, 0);
+	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	EXPECT_FALSE(is_mapped(handle));
+	EXPECT_EQ(-ENODEV, dma(self->fd, handle, DMA_BUF_TEST_DMA_WRITE, 0, self->pattern));
+	test_stale(handle);
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+TEST_F_TIMEOUT(importer, toggled, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD);
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		test_map(handle);
+		test_decode(false);
+		EXPECT_FALSE(is_mapped(handle));
+		test_err_map(ENODEV, handle);
+		test_decode(true);
+	}
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+TEST_F_TIMEOUT(importer, dead_after_close, LAB_TIMEOUT)
+{
+	__u32 handle = test_import(GOOD);
+	char peer[PCI_NAME_LEN];
+
+	pci_copy_name(peer, self->lab.peer.name);
+	test_map(handle);
+	lab_close_peer(&self->lab);
+	EXPECT_FALSE(is_mapped(handle));
+	test_err_map(ENODEV, handle);
+	test_err_import(ENODEV, GOOD);
+	ASSERT_EQ(0, lab_open_peer(&self->lab, peer));
+	test_err_map(ENODEV, handle);
+	test_err_import(ENODEV, GOOD);
+	test_stale(handle);
+	ASSERT_EQ(0, detach(self->fd, handle));
+}
+
+/* The fence of a device at work: the BAR goes when it has signalled */
+TEST_F_TIMEOUT(importer, slow_fence, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(DRAIN_MS, 0);
+	__u64 start;
+
+	test_map(handle);
+	start = now_us();
+	test_decode(false);
+	expect_drained_in(start, DRAIN_MS);
+	EXPECT_FALSE(is_mapped(handle));
+	test_decode(true);
+	test_stale(handle);
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+/* A mapping that lives on after the invalidate: the BAR goes when it is gone */
+TEST_F_TIMEOUT(importer, slow_unmap, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, DRAIN_MS);
+	__u64 start;
+
+	test_map(handle);
+	start = now_us();
+	test_decode(false);
+	expect_drained_in(start, DRAIN_MS);
+	EXPECT_FALSE(is_mapped(handle));
+	test_decode(true);
+	test_stale(handle);
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+/* Whichever comes last */
+TEST_F_TIMEOUT(importer, slow_both, LAB_TIMEOUT)
+{
+	__u32 fence_last = test_import_slow(2 * DRAIN_MS, DRAIN_MS);
+	__u32 unmap_last = test_import_slow(DRAIN_MS, 2 * DRAIN_MS);
+	__u64 start;
+
+	test_map(fence_last);
+	test_map(unmap_last);
+	start = now_us();
+	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	expect_drained_in(start, 2 * DRAIN_MS);
+	EXPECT_FALSE(is_mapped(fence_last));
+	EXPECT_FALSE(is_mapped(unmap_last));
+	test_map(fence_last);
+	test_use(fence_last, 0);
+}
+
+/* An importer that is slow only when it has something mapped holds nobody up */
+TEST_F(importer, slow_but_not_mapped)
+{
+	__u32 handle = test_import_slow(LONG_DRAIN_MS, LONG_DRAIN_MS);
+	__u64 start;
+
+	test_map(handle);
+	ASSERT_EQ(0, unmap(self->fd, handle));
+	start = now_us();
+	test_decode(false);
+	EXPECT_GT(LONG_DRAIN_MS, since_ms(start));
+	test_decode(true);
+}
+
+TEST_F_TIMEOUT(importer, slow_twice, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, DRAIN_MS);
+	__u64 start;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		test_map(handle);
+		start = now_us();
+		test_decode(false);
+		expect_drained_in(start, DRAIN_MS);
+		test_decode(true);
+	}
+}
+
+/* The same by another trigger, the one that nobody can refuse */
+TEST_F_TIMEOUT(importer, slow_when_closed, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(DRAIN_MS, DRAIN_MS);
+	__u64 start;
+
+	test_map(handle);
+	start = now_us();
+	lab_close_peer(&self->lab);
+	expect_drained_in(start, DRAIN_MS);
+	EXPECT_FALSE(is_mapped(handle));
+	test_err_map(ENODEV, handle);
+}
+
+/* Turn decode off in a child, as it takes long */
+#define start_decode_off(_pid)						\
+do {									\
+	(_pid) = fork();						\
+	ASSERT_LE(0, (_pid));						\
+	if (!(_pid))							\
+		_exit(vfio_dev_decode(&self->lab.peer, false) ? 1 : 0);	\
+} while (0)
+
+static bool has_ended(pid_t pid, int *status)
+{
+	return waitpid(pid, status, WNOHANG) == pid;
+}
+
+#define test_end(_pid)							\
+do {									\
+	int __status = -1;						\
+									\
+	ASSERT_TRUE(wait_until(has_ended(_pid, &__status), BOUND_MS));	\
+	ASSERT_EQ(0, __status);						\
+} while (0)
+
+#define wait_for_invalidate(_handle)					\
+	ASSERT_TRUE(wait_until(status(self->fd, _handle) & DMA_BUF_TEST_INVALIDATED, BOUND_MS))
+
+/* While one importer drains nobody else gets in */
+TEST_F_TIMEOUT(importer, no_new_mapping_while_draining, LAB_TIMEOUT)
+{
+	__u32 slow = test_import_slow(0, LONG_DRAIN_MS), other = test_import(GOOD);
+	pid_t pid;
+
+	test_map(slow);
+	start_decode_off(pid);
+	wait_for_invalidate(slow);
+	test_err_map(ENODEV, other);
+	test_err_import(ENODEV, GOOD);
+	test_end(pid);
+	EXPECT_FALSE(is_mapped(slow));
+	test_decode(true);
+	test_map(other);
+	test_use(other, 0);
+}
+
+/* An importer that lets go early ends the wait early */
+TEST_F_TIMEOUT(importer, unmaps_while_draining, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS);
+	__u64 start = now_us();
+	pid_t pid;
+
+	test_map(handle);
+	start_decode_off(pid);
+	wait_for_invalidate(handle);
+	unmap(self->fd, handle);
+	test_end(pid);
+	EXPECT_GT(LONG_DRAIN_MS, since_ms(start));
+	test_decode(true);
+}
+
+TEST_F_TIMEOUT(importer, detaches_while_draining, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS);
+	pid_t pid;
+
+	test_map(handle);
+	start_decode_off(pid);
+	wait_for_invalidate(handle);
+	ASSERT_EQ(0, detach(self->fd, handle));
+	test_end(pid);
+	test_decode(true);
+}
+
+/* The whole importer goes, and with it everything it had */
+TEST_F_TIMEOUT(importer, closed_while_draining, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS);
+	pid_t pid;
+
+	test_map(handle);
+	start_decode_off(pid);
+	wait_for_invalidate(handle);
+	close(self->fd);
+	test_end(pid);
+	test_decode(true);
+}
+
+/* A process that waits for a drain can be killed, and has then not done half a revoke */
+TEST_F_TIMEOUT(importer, owner_killed_while_draining, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, DRAIN_MS);
+	int ignored;
+	pid_t pid;
+
+	test_map(handle);
+	start_decode_off(pid);
+	wait_for_invalidate(handle);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_TRUE(wait_until(has_ended(pid, &ignored), BOUND_MS));
+	test_decode(false);
+	EXPECT_FALSE(is_mapped(handle));
+	test_decode(true);
+	test_map(handle);
+	test_use(handle, 0);
+}
+
+/* Only that there are many: how long they take together is not promised */
+TEST_F_TIMEOUT(importer, many_slow_ones, LAB_TIMEOUT)
+{
+	__u32 handles[8];
+	__u64 start;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(handles); i++) {
+		handles[i] = test_import_slow(i & 1 ? DRAIN_MS : 0, i & 1 ? 0 : DRAIN_MS);
+		test_map(handles[i]);
+	}
+	start = now_us();
+	test_decode(false);
+	expect_drained_in(start, DRAIN_MS);
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		EXPECT_FALSE(is_mapped(handles[i]));
+	test_decode(true);
+}
+
+TEST_HARNESS_MAIN

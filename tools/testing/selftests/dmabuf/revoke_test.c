@@ -1,0 +1,761 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Whatever takes a BAR away takes every mapping of it away first.
+ *
+ * Each trigger is a variant of one fixture, and goes through the same states:
+ *
+ *     usable --fire--> revoked --undo--> usable      for most
+ *     usable --fire--------------------> usable      a reset is over at once
+ *     usable --fire--> dead    --undo--> still dead  the owner closed the device
+ *
+ * The hardware gives no hint whether a DMA was stopped, and while the device
+ * does not decode its BAR a DMA would change nothing either way. So the BAR is
+ * looked at when it is back, and once more after a DMA at that time.
+ */
+#include <sys/eventfd.h>
+#include <poll.h>
+
+#include "lab.h"
+#include "vm/hostctl.h"
+
+/*
+ * In this series nobody but userspace maps an area again once it was revoked.
+ * All that the tests assume about it is said here.
+ */
+#define REMAPPED_BY_KERNEL	false
+
+#define UNPLUG_WAIT_MS		60000
+#define PROMPT_US		(2 * 1000 * 1000ULL)
+
+struct trigger {
+	int (*fire)(struct lab *lab);
+	int (*undo)(struct lab *lab);
+	enum lab_need need;
+	bool brief;		/* the memory is back when fire() returns */
+	bool fatal;		/* what was exported before stays dead */
+};
+
+static int nothing_to_undo(struct lab *lab)
+{
+	return 0;
+}
+
+static int fire_reset(struct lab *lab)
+{
+	return vfio_dev_reset(&lab->peer);
+}
+
+static int fire_hot_reset(struct lab *lab)
+{
+	return vfio_dev_hot_reset(&lab->peer);
+}
+
+static int fire_flr(struct lab *lab)
+{
+	return vfio_dev_flr(&lab->peer);
+}
+
+static int fire_decode_off(struct lab *lab)
+{
+	return vfio_dev_decode(&lab->peer, false);
+}
+
+static int undo_decode_off(struct lab *lab)
+{
+	return vfio_dev_decode(&lab->peer, true);
+}
+
+static int fire_d3hot(struct lab *lab)
+{
+	return vfio_dev_power(&lab->peer, PCI_POWER_D3HOT);
+}
+
+static int undo_d3hot(struct lab *lab)
+{
+	return vfio_dev_power(&lab->peer, PCI_POWER_D0);
+}
+
+static int fire_low_power(struct lab *lab)
+{
+	return vfio_dev_low_power(&lab->peer, true);
+}
+
+static int undo_low_power(struct lab *lab)
+{
+	return vfio_dev_low_power(&lab->peer, false);
+}
+
+static int fire_close(struct lab *lab)
+{
+	lab_close_peer(lab);
+	return 0;
+}
+
+static int undo_close(struct lab *lab)
+{
+	char name[PCI_NAME_LEN];
+
+	pci_copy_name(name, lab->peer.name);
+	return lab_open_peer(lab, name);
+}
+
+static int fire_unbind(struct lab *lab)
+{
+	lab_close_peer(lab);
+	return pci_unbind(lab->peer.name);
+}
+
+FIXTURE(revoke)
+{
+	struct lab lab;
+	int dmabuf;
+};
+
+FIXTURE_VARIANT(revoke)
+{
+	struct trigger trigger;
+};
+
+FIXTURE_VARIANT_ADD(revoke, reset)
+{
+	.trigger = { fire_reset, nothing_to_undo, .brief = true },
+};
+
+FIXTURE_VARIANT_ADD(revoke, hot_reset)
+{
+	.trigger = { fire_hot_reset, nothing_to_undo, .brief = true },
+};
+
+FIXTURE_VARIANT_ADD(revoke, function_level_reset)
+{
+	.trigger = { fire_flr, nothing_to_undo, .brief = true, .need = LAB_NEED_FLR },
+};
+
+FIXTURE_VARIANT_ADD(revoke, decode_off)
+{
+	.trigger = { fire_decode_off, undo_decode_off },
+};
+
+FIXTURE_VARIANT_ADD(revoke, d3hot)
+{
+	.trigger = { fire_d3hot, undo_d3hot, .need = LAB_NEED_PM },
+};
+
+FIXTURE_VARIANT_ADD(revoke, low_power)
+{
+	.trigger = { fire_low_power, undo_low_power },
+};
+
+FIXTURE_VARIANT_ADD(revoke, device_closed)
+{
+	.trigger = { fire_close, undo_close, .fatal = true },
+};
+
+FIXTURE_VARIANT_ADD(revoke, driver_unbound)
+{
+	.trigger = { fire_unbind, undo_close, .fatal = true },
+};
+
+FIXTURE_SETUP(revoke)
+{
+	lab_open(_metadata, &self->lab, variant->trigger.need);
+	self->dmabuf = test_export(0, self->lab.bar_size);
+	test_load(1);
+}
+
+FIXTURE_TEARDOWN(revoke)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+#define test_fire()	ASSERT_EQ(0, variant->trigger.fire(&self->lab))
+#define test_undo()	ASSERT_EQ(0, variant->trigger.undo(&self->lab))
+
+/* Map, and prove by DMA that it is mapped */
+#define test_map_and_use(_fd)							\
+do {										\
+	test_map_at(self->lab.ioas, _fd, 0, self->lab.bar_size, LAB_BAR_IOVA);	\
+	test_dma_write(LAB_BAR_IOVA + SZ_4K);					\
+	expect_landed(SZ_4K, 1);						\
+} while (0)
+
+#define test_unmap_all()	test_unmap(self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size)
+
+/* Before, a DMA lands. In between not a byte does, and nobody comes to harm. */
+TEST_F_TIMEOUT(revoke, dma_is_stopped, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
+	test_undo();
+	expect_nothing_landed();
+
+	/* The initiator works as before */
+	test_dma_write(LAB_RAM_IOVA);
+	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
+}
+
+/* A transfer that is under way when the trigger fires */
+TEST_F_TIMEOUT(revoke, dma_in_flight, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, edu_dma_start(&self->lab.edu, EDU_TO_MEMORY, LAB_BAR_IOVA, XFER));
+	test_fire();
+	ASSERT_EQ(0, edu_dma_wait(&self->lab.edu));
+	test_undo();
+
+	/* It may have been through before; half of it would be an accident */
+	EXPECT_TRUE(lab_first_set(&self->lab, 0) == NOTHING || lab_holds(self->lab.bar, 1));
+	lab_clear_bar(&self->lab);
+}
+
+/* To change with a kernel that maps again by itself */
+TEST_F_TIMEOUT(revoke, not_mapped_until_userspace_maps_again, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_undo();
+	test_dma_write(LAB_BAR_IOVA + SZ_4K);
+	if (REMAPPED_BY_KERNEL && !variant->trigger.fatal)
+		expect_landed(SZ_4K, 1);
+	else
+		expect_nothing_landed();
+}
+
+/* The area stays: userspace unmaps what it mapped, in either state */
+TEST_F_TIMEOUT(revoke, unmap_while_revoked, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_unmap_all();
+	test_err_unmap(ENOENT, self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size);
+	test_undo();
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+}
+
+TEST_F_TIMEOUT(revoke, unmap_after_it, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_undo();
+	test_unmap_all();
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+}
+
+/* The IOVA is taken as long as userspace has not given it back */
+TEST_F_TIMEOUT(revoke, area_stays, LAB_TIMEOUT)
+{
+	__u64 iova = LAB_BAR_IOVA + SZ_4K;
+
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	EXPECT_EQ(-EEXIST, ioas_map(self->lab.iommufd, self->lab.ioas, IOAS_RW | IOAS_FIXED,
+				    self->lab.ram, PAGE_BYTES, &iova));
+	test_undo();
+	EXPECT_EQ(-EEXIST, ioas_map(self->lab.iommufd, self->lab.ioas, IOAS_RW | IOAS_FIXED,
+				    self->lab.ram, PAGE_BYTES, &iova));
+}
+
+TEST_F_TIMEOUT(revoke, import_while_revoked, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_unmap_all();
+	if (variant->trigger.brief)
+		test_map_at(self->lab.ioas, self->dmabuf, 0, self->lab.bar_size, LAB_BAR_IOVA);
+	else
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, self->lab.bar_size,
+				LAB_BAR_IOVA);
+	test_undo();
+}
+
+/* The old fd works again, or is dead while a new one works */
+TEST_F_TIMEOUT(revoke, import_again, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_undo();
+	test_unmap_all();
+	if (variant->trigger.fatal) {
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, self->lab.bar_size,
+				LAB_BAR_IOVA);
+		test_map_and_use(test_export(0, self->lab.bar_size));
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_COPY_IOVA);
+	} else {
+		test_map_and_use(self->dmabuf);
+	}
+}
+
+/* All the buffers of the device, however they are mapped */
+TEST_F_TIMEOUT(revoke, every_buffer, LAB_TIMEOUT)
+{
+	int i, fds[4];
+
+	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = test_export(i * SZ_4K, SZ_4K);
+		test_map_at(self->lab.ioas, fds[i], 0, SZ_4K, LAB_BAR_IOVA + 2 * i * SZ_4K);
+	}
+	/* The last one twice, and one fd is closed already */
+	test_map_at(self->lab.ioas, fds[3], 0, SZ_4K, LAB_COPY_IOVA);
+	close(fds[0]);
+	test_dma_write(LAB_COPY_IOVA);
+	expect_landed(3 * SZ_4K, 1);
+
+	test_fire();
+	test_undo();
+	if (!REMAPPED_BY_KERNEL) {
+		for (i = 0; i < ARRAY_SIZE(fds); i++)
+			test_dma_write(LAB_BAR_IOVA + 2 * i * SZ_4K);
+		test_dma_write(LAB_COPY_IOVA);
+	}
+	expect_nothing_landed();
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		test_unmap(self->lab.ioas, LAB_BAR_IOVA + 2 * i * SZ_4K, SZ_4K);
+	test_unmap(self->lab.ioas, LAB_COPY_IOVA, SZ_4K);
+}
+
+/* Revoked in an IOAS that has no device yet */
+TEST_F_TIMEOUT(revoke, without_a_domain, LAB_TIMEOUT)
+{
+	__u32 other;
+
+	test_ioas_alloc(&other);
+	test_map_at(other, self->dmabuf, 0, self->lab.bar_size, LAB_BAR_IOVA);
+	test_fire();
+	test_detach();
+	test_attach(other);
+	test_dma_write(LAB_BAR_IOVA);
+	test_undo();
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+	test_unmap(other, LAB_BAR_IOVA, self->lab.bar_size);
+}
+
+/* A domain that joins while the buffer is revoked gets nothing of it */
+TEST_F_TIMEOUT(revoke, domain_attached_while_revoked, LAB_TIMEOUT)
+{
+	__u32 hwpt;
+
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid, self->lab.ioas,
+				&hwpt));
+	test_attach(hwpt);
+	test_dma_write(LAB_RAM_IOVA);
+	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
+	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
+	test_undo();
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+	test_unmap_all();
+}
+
+/* The only device leaves the IOAS while the buffer is revoked, and comes back */
+TEST_F_TIMEOUT(revoke, detach_while_revoked, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_detach();
+	test_undo();
+	test_attach(self->lab.ioas);
+	test_dma_write(LAB_RAM_IOVA);
+	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
+	test_unmap_all();
+}
+
+/* The copy of a revoked area is an area, too, and revoked */
+TEST_F_TIMEOUT(revoke, copy_while_revoked, LAB_TIMEOUT)
+{
+	__u32 other;
+
+	test_ioas_alloc(&other);
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_copy_at(other, self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size, LAB_COPY_IOVA);
+	test_attach(other);
+	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_COPY_IOVA);
+	test_undo();
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_COPY_IOVA);
+	expect_nothing_landed();
+	test_unmap_all();
+	test_unmap(other, LAB_COPY_IOVA, self->lab.bar_size);
+}
+
+/* Two address spaces share the buffer, one as a copy */
+TEST_F_TIMEOUT(revoke, copies_too, LAB_TIMEOUT)
+{
+	__u32 other;
+
+	test_ioas_alloc(&other);
+	test_map_and_use(self->dmabuf);
+	test_copy_at(other, self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size, LAB_BAR_IOVA);
+	test_fire();
+	test_attach(other);
+	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
+	test_undo();
+	expect_nothing_landed();
+	test_unmap(other, LAB_BAR_IOVA, self->lab.bar_size);
+	test_unmap_all();
+}
+
+TEST_F_TIMEOUT(revoke, destroy_ioas_while_revoked, LAB_TIMEOUT)
+{
+	__u32 other;
+
+	test_ioas_alloc(&other);
+	test_map_at(other, self->dmabuf, 0, self->lab.bar_size, LAB_BAR_IOVA);
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_ioas_destroy(other);
+	test_undo();
+	test_unmap_all();
+}
+
+TEST_F_TIMEOUT(revoke, twice, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_fire();
+	test_undo();
+	test_fire();
+	test_undo();
+	test_unmap_all();
+	expect_nothing_landed();
+}
+
+/* With nothing mapped a revoke has nothing to do, and remembers what it did not do */
+TEST_F_TIMEOUT(revoke, never_mapped, LAB_TIMEOUT)
+{
+	test_fire();
+	test_undo();
+	if (variant->trigger.fatal)
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	else
+		test_map_and_use(self->dmabuf);
+}
+
+/* What depends on the order of triggers: memory decode and friends */
+FIXTURE(decode)
+{
+	struct lab lab;
+	int dmabuf;
+};
+
+FIXTURE_SETUP(decode)
+{
+	lab_open(_metadata, &self->lab, LAB_NEED_NOTHING);
+	self->dmabuf = test_export(0, self->lab.bar_size);
+	test_load(1);
+}
+
+FIXTURE_TEARDOWN(decode)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+#define test_decode(_on)	ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, _on))
+
+/* As VMMs do it while firmware and guest look for devices */
+TEST_F_TIMEOUT(decode, toggled_by_a_vmm, LAB_TIMEOUT)
+{
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		test_map_at(self->lab.ioas, self->dmabuf, 0, self->lab.bar_size, LAB_BAR_IOVA);
+		test_decode(false);
+		test_unmap_all();
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, self->lab.bar_size,
+				LAB_BAR_IOVA);
+		test_decode(true);
+	}
+	test_map_and_use(self->dmabuf);
+}
+
+TEST_F_TIMEOUT(decode, toggled_under_one_mapping, LAB_TIMEOUT)
+{
+	int i;
+
+	test_map_and_use(self->dmabuf);
+	for (i = 0; i < 100; i++) {
+		test_decode(false);
+		test_decode(true);
+	}
+	test_unmap_all();
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+	test_map_and_use(self->dmabuf);
+}
+
+/* Writing the same value again changes nothing */
+TEST_F_TIMEOUT(decode, on_and_on_again, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_decode(true);
+	ASSERT_EQ(0, vfio_dev_bus_master(&self->lab.peer, true));
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+
+	test_decode(false);
+	test_decode(false);
+	test_decode(true);
+	test_unmap_all();
+	test_map_and_use(self->dmabuf);
+}
+
+/* A byte that does not hold the memory bit is not a revoke, one that does is */
+TEST_F_TIMEOUT(decode, written_by_bytes, LAB_TIMEOUT)
+{
+	__u8 command[2];
+
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, vfio_dev_config_read(&self->lab.peer, PCI_COMMAND, command, 2));
+	ASSERT_EQ(0, vfio_dev_config_write(&self->lab.peer, PCI_COMMAND + 1, &command[1], 1));
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+
+	command[0] &= ~PCI_COMMAND_MEMORY;
+	ASSERT_EQ(0, vfio_dev_config_write(&self->lab.peer, PCI_COMMAND, command, 1));
+	test_unmap_all();
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	command[0] |= PCI_COMMAND_MEMORY;
+	ASSERT_EQ(0, vfio_dev_config_write(&self->lab.peer, PCI_COMMAND, command, 1));
+	test_map_and_use(self->dmabuf);
+}
+
+/* The end of a reset gives nothing back that was off before */
+TEST_F_TIMEOUT(decode, off_during_reset, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_decode(false);
+	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	test_unmap_all();
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	ASSERT_EQ(0, vfio_dev_hot_reset(&self->lab.peer));
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	test_decode(true);
+	test_map_and_use(self->dmabuf);
+}
+
+/* Nor does the end of low power */
+TEST_F_TIMEOUT(decode, off_during_low_power, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_decode(false);
+	ASSERT_EQ(0, vfio_dev_low_power(&self->lab.peer, true));
+	ASSERT_EQ(0, vfio_dev_low_power(&self->lab.peer, false));
+	test_unmap_all();
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	test_decode(true);
+	test_map_and_use(self->dmabuf);
+}
+
+/* Exported while off: born revoked */
+TEST_F_TIMEOUT(decode, off_during_export, LAB_TIMEOUT)
+{
+	int fd;
+
+	test_decode(false);
+	fd = test_export(0, self->lab.bar_size);
+	test_err_map_at(ENODEV, self->lab.ioas, fd, 0, self->lab.bar_size, LAB_BAR_IOVA);
+	test_decode(true);
+	test_map_and_use(fd);
+	test_unmap_all();
+	test_decode(false);
+	test_err_map_at(ENODEV, self->lab.ioas, fd, 0, self->lab.bar_size, LAB_BAR_IOVA);
+	test_decode(true);
+}
+
+/* Only the owner's buffers are revoked, and RAM is nobody's */
+TEST_F_TIMEOUT(decode, others_are_not_disturbed, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, vfio_dev_command(&self->lab.edu.dev, PCI_COMMAND_MEMORY, false));
+	ASSERT_EQ(0, vfio_dev_command(&self->lab.edu.dev, PCI_COMMAND_MEMORY, true));
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+	test_decode(false);
+	test_dma_write(LAB_RAM_IOVA);
+	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
+	test_decode(true);
+}
+
+/* iommufd unmaps at once: nobody has to be waited for */
+TEST_F_TIMEOUT(decode, revoke_is_prompt, LAB_TIMEOUT)
+{
+	__u64 start;
+
+	test_map_and_use(self->dmabuf);
+	start = now_us();
+	test_decode(false);
+	EXPECT_GT(PROMPT_US, now_us() - start);
+	test_decode(true);
+}
+
+/* A device that sleeps does not give its memory back when decode is turned on */
+FIXTURE(asleep)
+{
+	struct lab lab;
+	int dmabuf;
+};
+
+FIXTURE_SETUP(asleep)
+{
+	lab_open(_metadata, &self->lab, LAB_NEED_PM);
+	self->dmabuf = test_export(0, self->lab.bar_size);
+	test_load(1);
+}
+
+FIXTURE_TEARDOWN(asleep)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+#define test_power(_state)	ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, _state))
+
+TEST_F_TIMEOUT(asleep, decode_turned_on, LAB_TIMEOUT)
+{
+	test_decode(false);
+	test_power(PCI_POWER_D3HOT);
+	test_decode(true);
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	test_power(PCI_POWER_D0);
+	test_map_and_use(self->dmabuf);
+}
+
+TEST_F_TIMEOUT(asleep, decode_turned_off, LAB_TIMEOUT)
+{
+	test_power(PCI_POWER_D3HOT);
+	test_decode(false);
+	test_power(PCI_POWER_D0);
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	test_decode(true);
+	test_map_and_use(self->dmabuf);
+}
+
+TEST_F_TIMEOUT(asleep, exported, LAB_TIMEOUT)
+{
+	int fd;
+
+	test_power(PCI_POWER_D3HOT);
+	fd = test_export(0, self->lab.bar_size);
+	test_err_map_at(ENODEV, self->lab.ioas, fd, 0, SZ_4K, LAB_BAR_IOVA);
+	test_power(PCI_POWER_D0);
+	test_map_and_use(fd);
+}
+
+/* A reset wakes the device up */
+TEST_F_TIMEOUT(asleep, reset, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_power(PCI_POWER_D3HOT);
+	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+	test_unmap_all();
+	test_map_and_use(self->dmabuf);
+}
+
+/* Of the machine in vm/topology.mk; unplugging takes seconds, so all is in few tests */
+#define UNPLUG_PEER	"{\"execute\":\"device_del\",\"arguments\":{\"id\":\"peer\"}}"
+#define PLUG_PEER	"{\"execute\":\"device_add\",\"arguments\":{\"id\":\"peer\"," \
+			"\"driver\":\"ivshmem-plain\",\"bus\":\"rp1\"}}"
+
+/* As a VMM does it: let go of the device when asked to, and keep the dma-buf */
+static int fire_unplug(struct lab *lab)
+{
+	struct pollfd request = {
+		.fd = eventfd(0, 0),
+		.events = POLLIN,
+	};
+	int ret;
+
+	ret = vfio_dev_request_eventfd(&lab->peer, request.fd);
+	if (!ret)
+		ret = host_qmp(UNPLUG_PEER);
+	if (ret)
+		return ret;
+	ret = poll(&request, 1, UNPLUG_WAIT_MS) == 1 ? 0 : -ETIMEDOUT;
+	close(request.fd);
+	lab_close_peer(lab);
+	if (ret)
+		return ret;
+	return wait_until(!pci_present(lab->peer.name), UNPLUG_WAIT_MS) ? 0 : -ETIMEDOUT;
+}
+
+static int undo_unplug(struct lab *lab)
+{
+	int ret;
+
+	ret = host_qmp(PLUG_PEER);
+	if (ret)
+		return ret;
+	/* It shows up step by step, and cannot be bound before the last of them */
+	if (!wait_until(!pci_bind_vfio(lab->peer.name), UNPLUG_WAIT_MS))
+		return -ETIMEDOUT;
+	return undo_close(lab);
+}
+
+/* The unplugged device is the one that QEMU knows as "peer", and no other */
+static bool host_listens(struct lab *lab)
+{
+	const char *peer = getenv("VM_PEER");
+
+	return getenv("VM_HOST") && peer && !strcmp(peer, lab->peer.name);
+}
+
+FIXTURE(hot_unplug)
+{
+	struct lab lab;
+	int dmabuf;
+};
+
+FIXTURE_SETUP(hot_unplug)
+{
+	lab_open(_metadata, &self->lab, LAB_NEED_NOTHING);
+	REQUIRE(host_listens(&self->lab), "no host that unplugs devices");
+	self->dmabuf = test_export(0, self->lab.bar_size);
+	test_load(1);
+}
+
+FIXTURE_TEARDOWN(hot_unplug)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+TEST_F_TIMEOUT(hot_unplug, mapping_is_dead, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, fire_unplug(&self->lab));
+	test_dma_write(LAB_BAR_IOVA);
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_COPY_IOVA);
+
+	/* The new device has the addresses of the old one */
+	ASSERT_EQ(0, undo_unplug(&self->lab));
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+	test_unmap_all();
+	test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_COPY_IOVA);
+	test_map_and_use(test_export(0, self->lab.bar_size));
+}
+
+TEST_F_TIMEOUT(hot_unplug, everything_unmapped_while_gone, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, edu_dma_start(&self->lab.edu, EDU_TO_MEMORY, LAB_BAR_IOVA, XFER));
+	ASSERT_EQ(0, fire_unplug(&self->lab));
+	ASSERT_EQ(0, edu_dma_wait(&self->lab.edu));
+	test_unmap_all();
+	close(self->dmabuf);
+	EXPECT_TRUE(wait_until(dmabuf_count() == self->lab.buffers, LEAK_WAIT_MS));
+	ASSERT_EQ(0, undo_unplug(&self->lab));
+	lab_clear_bar(&self->lab);
+	test_map_and_use(test_export(0, self->lab.bar_size));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The machine, one variable per role. A role's name is the QEMU id of its
+# device, so that a test can say it to host_qmp(), and init.c puts its PCI
+# address into the environment: VM_PEER=0000:01:00.0 and so on.
+#
+#   root bus 0
+#   +-- dma                     edu, DMA initiator for user space
+#   +-- kdma                    edu, DMA initiator for a kernel driver
+#   +-- slot 1 -- peer          ivshmem, hot-unpluggable, own group, bus reset
+#   +-- slot 2 -+ pair0         ivshmem, function 0 \ one bus reset, and one
+#   |           + pair1         ivshmem, function 1 / group, covers both
+#   +-- slot 3 -- switch -+-- slot 4 -- swdma     edu      \ no ACS: reach each
+#   |                     +-- slot 5 -- swdma2    edu      | other by bus, yet
+#   |                     +-- slot 6 -- swpeer    ivshmem  / in groups apart
+#   +-- slot 7 -- bigbar        pci-testdev, 16 GiB BAR 2; BAR 1 is I/O ports
+#   +-- slot 8 -- nvme          nvme, memory in BAR 2; with PM, FLR and MSI-X
+#
+# The slot number, in the capability of the port, is what a role is found by.
+
+comma := ,
+PEER_SIZE ?= 16M
+BIGBAR_SIZE ?= 16G
+MEMORY ?= 1G
+SMP ?= 2
+ACCEL ?= tcg
+HOTPLUG ?= acpi
+
+# P2PDMA trusts the host bridge of AMD family 0x17 and later; QEMU's own
+# qemu64 is an older AMD and is refused.
+CPU := $(if $(filter yes,$(NOP2P)),qemu64,EPYC)
+# On a busy host the guest mistakes the frequency of the TSC by any factor, and
+# every timeout with it. Where instructions are counted it is right.
+CPU := $(CPU)$(if $(ICOUNT),,$(comma)-tsc)
+
+# The IOMMU comes first: devices made before it would not be behind it.
+# Unplugging is by ACPI: pciehp of 6.12 has a lock order of its own that lockdep
+# rightly reports, and is silent about our locks from then on.
+MACHINE := -machine q35,kernel-irqchip=split -accel $(ACCEL) \
+	-cpu $(CPU) -m $(MEMORY) \
+	-nodefaults -no-user-config -display none -no-reboot \
+	-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=$(if $(filter native,$(HOTPLUG)),off,on) \
+	$(if $(filter none,$(IOMMU)),,-device intel-iommu,intremap=on$(comma)aw-bits=48)
+
+# port ID,SLOT: a hotplug-capable root port
+port = -device pcie-root-port,id=$(1),chassis=$(2),slot=$(2)
+downstream = -device xio3130-downstream,bus=up,id=$(1),chassis=$(2),slot=$(2)
+# ivshmem ROLE,BUS[,OPTIONS]: memory that can be seen from both sides
+ivshmem = -object memory-backend-memfd,id=$(1)-mem,size=$(PEER_SIZE),share=on \
+	-device ivshmem-plain,id=$(1),memdev=$(1)-mem,bus=$(2)$(3)
+# edu ROLE,BUS: a DMA engine, freed of its 28 bits
+edu = -device edu,id=$(1),bus=$(2),dma_mask=0xffffffffffffffff
+
+DMA := $(call edu,dma,pcie.0)
+KDMA := $(call edu,kdma,pcie.0)
+PEER := $(call port,rp1,1) $(call ivshmem,peer,rp1)
+PAIR := $(call port,rp2,2) \
+	$(call ivshmem,pair0,rp2,$(comma)addr=0.0$(comma)multifunction=on) \
+	$(call ivshmem,pair1,rp2,$(comma)addr=0.1)
+SWITCH := $(call port,rp3,3) -device x3130-upstream,id=up,bus=rp3
+SWDMA := $(call downstream,dp4,4) $(call edu,swdma,dp4)
+SWDMA2 := $(call downstream,dp5,5) $(call edu,swdma2,dp5)
+SWPEER := $(call downstream,dp6,6) $(call ivshmem,swpeer,dp6)
+BIGBAR := $(call port,rp7,7) \
+	-device pci-testdev,id=bigbar,bus=rp7,membar=$(BIGBAR_SIZE)
+
+# No drive: it is here for what it can do to itself
+NVME := $(call port,rp8,8) \
+	-device nvme,id=nvme,bus=rp8,serial=vmtest,cmb_size_mb=16
+
+DEVICES := $(DMA) $(KDMA) $(PEER) $(PAIR) \
+	$(SWITCH) $(SWDMA) $(SWDMA2) $(SWPEER) $(BIGBAR) $(NVME)
+
+# role:vendor:device:slot.function; slot 0 is the root bus, and there the
+# function counts the devices of that kind.
+ROLES := dma:1234:11e8:0.0 kdma:1234:11e8:0.1 peer:1af4:1110:1.0 \
+	pair0:1af4:1110:2.0 pair1:1af4:1110:2.1 \
+	swdma:1234:11e8:4.0 swdma2:1234:11e8:5.0 swpeer:1af4:1110:6.0 \
+	bigbar:1b36:0005:7.0 nvme:1b36:0010:8.0
+
+# The iommu collection has a mock device, which finds its mock IOMMU only where
+# there is no real one. It needs nothing else.
+ifeq ($(IOMMU),none)
+DEVICES :=
+ROLES :=
+endif
