@@ -1,8 +1,8 @@
 # Everything generated lives in build/ and out/.
 
 VM := build/linux/tools/testing/selftests/dmabuf/vm
-KERNEL := $(CURDIR)/build/kernel
-IMAGE := $(KERNEL)/arch/x86/boot/bzImage
+OUT := $(CURDIR)/build/vm
+IMAGE := $(OUT)/kernel/arch/x86/boot/bzImage
 vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
@@ -26,19 +26,19 @@ compose: base ## make the series, base + patches + overlay, in build/linux
 kernel-image: ## build the kernel; make -s kernel-image prints only its path
 	@$(MAKE) deps compose >&2
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) kernel O=$(KERNEL) >&2
+	@$(MAKE) -C $(VM) kernel O=$(OUT) >&2
 	@echo $(IMAGE)
 
 demo: deps compose ## show the whole path in a VM: export, map, DMA, reset, DMA stopped
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) demo O=$(KERNEL)
+	@$(MAKE) -C $(VM) demo O=$(OUT)
 
 check: ## run everything that is tested, and sum up
 	@lab/check
 
 bench: deps compose ## measure, and print the table
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) bench O=$(KERNEL)
+	@$(MAKE) -C $(VM) bench O=$(OUT)
 
 series: ## write the mailable series into out/
 	@lab/series
@@ -46,9 +46,9 @@ series: ## write the mailable series into out/
 kernel: ## apply the series to your own tree, KERNEL_TREE=/path/to/linux-6.12.y
 	@lab/apply-to-tree $(if $(KERNEL_TREE),"$(KERNEL_TREE)")
 
-lint: ## check the scripts
+lint: compose ## check the scripts and, with checkpatch, each commit
 	@lab/install-deps lint
-	@lab/check shellcheck
+	@lab/check shellcheck checkpatch
 
 test-compose: ## test the scripts that keep the series
 	@lab/test-compose
