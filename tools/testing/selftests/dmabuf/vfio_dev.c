@@ -309,10 +309,17 @@ int pci_find_node(const char *name, const char *class, const char *prefix, const
 	return ret;
 }
 
-static bool pci_has_cdev(const char *name, char cdev[NODE_PATH_MAX])
+/* The node of a device that is still being probed may be missing, or refuse */
+static int vfio_dev_open_cdev(const char *name)
 {
-	return !pci_find_node(name, "vfio-dev", "vfio", "vfio/devices/", cdev, NODE_PATH_MAX) &&
-	       !access(cdev, F_OK);
+	char cdev[NODE_PATH_MAX];
+	int ret, fd;
+
+	ret = pci_find_node(name, "vfio-dev", "vfio", "vfio/devices/", cdev, sizeof(cdev));
+	if (ret)
+		return ret;
+	fd = open(cdev, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
 }
 
 static int vfio_dev_bind_iommufd(struct vfio_dev *dev, int iommufd)
@@ -331,16 +338,12 @@ static int vfio_dev_bind_iommufd(struct vfio_dev *dev, int iommufd)
 /* Open the device, which must be vfio-pci's, with memory decode on */
 int vfio_dev_open(struct vfio_dev *dev, const char *name, int iommufd)
 {
-	char cdev[NODE_PATH_MAX];
 	int ret;
 
-	dev->fd = -1;
 	pci_copy_name(dev->name, name);
-	if (!wait_until(pci_has_cdev(name, cdev), CDEV_WAIT_MS))
-		return -ENODEV;
-	dev->fd = open(cdev, O_RDWR | O_CLOEXEC);
+	wait_until((dev->fd = vfio_dev_open_cdev(name)) >= 0, CDEV_WAIT_MS);
 	if (dev->fd < 0)
-		return -errno;
+		return dev->fd;
 	ret = vfio_dev_bind_iommufd(dev, iommufd);
 	if (!ret)
 		ret = vfio_dev_decode(dev, true);
