@@ -36,9 +36,9 @@ demo: deps compose ## show the whole path in a VM: export, map, DMA, reset, DMA 
 check: ## run everything that is tested, and sum up
 	@lab/check
 
-bench: deps compose ## measure, and print the table
+bench: deps compose ## measure this kernel and an unpatched one, and compare
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) bench O=$(OUT)
+	@lab/bench
 
 series: ## write the mailable series into out/
 	@lab/series
