@@ -4,8 +4,7 @@
  * DMA by the addresses that it was given. The test importer can be told to be
  * of a kind that has to be refused, and to take its time when told to let go.
  */
-#include "lab.h"
-#include "../../../../drivers/dma-buf/dma-buf-test-importer.h"
+#include "importer.h"
 
 #define DRAIN_MS	600
 #define LONG_DRAIN_MS	5000
@@ -14,9 +13,6 @@
 #define BOUND_MS	60000
 #define TWO_PAGES	(2 * SZ_4K)
 
-/* Of all kinds, the one that a VFIO buffer wants */
-#define GOOD		0
-
 FIXTURE(importer)
 {
 	struct lab lab;
@@ -24,20 +20,6 @@ FIXTURE(importer)
 	int dmabuf;
 	__u8 pattern[XFER];
 };
-
-static int open_node(char name[PCI_NAME_LEN])
-{
-	char node[128];
-	int ret, fd;
-
-	ret = pci_find_node(name, "misc", DMA_BUF_TEST_NODE, "", node, sizeof(node));
-	if (ret)
-		return ret;
-	if (!wait_until(!access(node, R_OK), LEAK_WAIT_MS))
-		return -ENODEV;
-	fd = open(node, O_RDWR | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
 
 /* The second initiator, so that user space keeps the first; any one will do */
 static int open_importer_node(void)
@@ -49,9 +31,7 @@ static int open_importer_node(void)
 		ret = lab_find("VM_KDMA", pci_id_edu, name);
 	else
 		ret = pci_find(pci_id_edu, 1, name);
-	if (!ret)
-		ret = pci_bind(name, DMA_BUF_TEST_DRIVER);
-	return ret ?: open_node(name);
+	return ret ?: importer_open(name);
 }
 
 FIXTURE_SETUP(importer)
@@ -66,70 +46,6 @@ FIXTURE_SETUP(importer)
 FIXTURE_TEARDOWN(importer)
 {
 	lab_close(_metadata, &self->lab);
-}
-
-/* Handle of the import, or -errno */
-static long import_slow(int fd, int dmabuf, __u32 flags, __u32 fence_ms, __u32 unmap_ms)
-{
-	struct dma_buf_test_import arg = {
-		.fd = dmabuf,
-		.flags = flags,
-		.fence_delay_ms = fence_ms,
-		.unmap_delay_ms = unmap_ms,
-	};
-
-	return ioctl(fd, DMA_BUF_TEST_IOC_IMPORT, &arg) ? -errno : (long)arg.handle;
-}
-
-static long import(int fd, int dmabuf, __u32 flags)
-{
-	return import_slow(fd, dmabuf, flags, 0, 0);
-}
-
-static int detach(int fd, __u32 handle)
-{
-	struct dma_buf_test_handle arg = { .handle = handle };
-
-	return ioctl(fd, DMA_BUF_TEST_IOC_DETACH, &arg) ? -errno : 0;
-}
-
-static int unmap(int fd, __u32 handle)
-{
-	struct dma_buf_test_handle arg = { .handle = handle };
-
-	return ioctl(fd, DMA_BUF_TEST_IOC_UNMAP, &arg) ? -errno : 0;
-}
-
-static int map(int fd, __u32 handle, struct dma_buf_test_map *out)
-{
-	struct dma_buf_test_map arg = { .handle = handle };
-	int ret;
-
-	ret = ioctl(fd, DMA_BUF_TEST_IOC_MAP, &arg) ? -errno : 0;
-	if (out)
-		*out = arg;
-	return ret;
-}
-
-static int dma(int fd, __u32 handle, __u32 flags, __u64 offset, __u8 data[XFER])
-{
-	struct dma_buf_test_dma arg = {
-		.handle = handle,
-		.flags = flags,
-		.offset = offset,
-		.data = (uintptr_t)data,
-		.length = XFER,
-	};
-
-	return ioctl(fd, DMA_BUF_TEST_IOC_DMA, &arg) ? -errno : 0;
-}
-
-/* State flags, 0 if that could not be found out */
-static __u32 status(int fd, __u32 handle)
-{
-	struct dma_buf_test_status arg = { .handle = handle };
-
-	return ioctl(fd, DMA_BUF_TEST_IOC_STATUS, &arg) ? 0 : arg.flags;
 }
 
 #define test_import(_flags)						\

@@ -158,7 +158,8 @@ int pci_find_below(const char *bridge, struct pci_id id, char name[PCI_NAME_LEN]
 }
 
 /* One line of the file "resource"; false if there is none for this BAR */
-static bool pci_bar_resource(const char *name, int bar, __u64 *size, __u64 *flags)
+static bool pci_bar_resource(const char *name, int bar, __u64 *start, __u64 *size,
+			     __u64 *flags)
 {
 	char path[SYSFS_PATH_MAX];
 	uint64_t first, last, type;
@@ -176,6 +177,7 @@ static bool pci_bar_resource(const char *name, int bar, __u64 *size, __u64 *flag
 	fclose(file);
 	if (i <= bar || !last)
 		return false;
+	*start = first;
 	*size = last - first + 1;
 	*flags = type;
 	return true;
@@ -184,11 +186,21 @@ static bool pci_bar_resource(const char *name, int bar, __u64 *size, __u64 *flag
 /* Size of a memory BAR, 0 if it is none */
 __u64 pci_bar_size(const char *name, int bar)
 {
-	__u64 size, flags;
+	__u64 start, size, flags;
 
-	if (!pci_bar_resource(name, bar, &size, &flags) || !(flags & RESOURCE_MEM))
+	if (!pci_bar_resource(name, bar, &start, &size, &flags) || !(flags & RESOURCE_MEM))
 		return 0;
 	return size;
+}
+
+/* Where a memory BAR is, 0 if it is none */
+__u64 pci_bar_start(const char *name, int bar)
+{
+	__u64 start, size, flags;
+
+	if (!pci_bar_resource(name, bar, &start, &size, &flags) || !(flags & RESOURCE_MEM))
+		return 0;
+	return start;
 }
 
 static bool pci_has_driver(const char *name)
@@ -202,14 +214,15 @@ static bool pci_has_driver(const char *name)
 static bool match_io_bar(const char *name, void *arg)
 {
 	unsigned int class;
-	__u64 size, flags;
+	__u64 start, size, flags;
 	int *bar = arg;
 
 	if (read_hex(name, "class", &class) || class >> 16 == CLASS_BRIDGE ||
 	    pci_has_driver(name))
 		return false;
 	for (*bar = 0; *bar < STD_BARS; ++*bar)
-		if (pci_bar_resource(name, *bar, &size, &flags) && (flags & RESOURCE_IO))
+		if (pci_bar_resource(name, *bar, &start, &size, &flags) &&
+		    (flags & RESOURCE_IO))
 			return true;
 	return false;
 }

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Where the devices are in the machine decides what kind of address an importer
+ * gets, if any, and what a reset takes along.
+ */
+#include "importer.h"
+
+/* Does P2PDMA send transactions through the host bridge? Of AMD, from Zen on. */
+static bool host_bridge_is_trusted(void)
+{
+	char line[256], vendor[64] = "";
+	int family = 0;
+	FILE *file;
+
+	file = fopen("/proc/cpuinfo", "r");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof(line), file)) {
+		sscanf(line, "vendor_id : %63s", vendor);
+		sscanf(line, "cpu family : %d", &family);
+	}
+	fclose(file);
+	return !strcmp(vendor, "AuthenticAMD") && family >= 0x17;
+}
+
+/* The tree of PCI, from the host bridge down to both devices */
+FIXTURE(placement)
+{
+	struct lab lab;
+	int fd;
+	__u32 handle;
+	__u8 pattern[XFER];
+};
+
+FIXTURE_VARIANT(placement)
+{
+	const char *importer;
+	const char *owner;
+	bool common_switch;
+};
+
+/*
+ *	host bridge -+- root port -- owner
+ *		     +- importer
+ */
+FIXTURE_VARIANT_ADD(placement, through_host_bridge)
+{
+	.importer = "VM_KDMA",
+	.owner = "VM_PEER",
+};
+
+/*
+ *	host bridge -- root port -- switch -+- port -- owner
+ *					    +- port -- importer
+ */
+FIXTURE_VARIANT_ADD(placement, behind_a_switch)
+{
+	.importer = "VM_SWDMA2",
+	.owner = "VM_SWPEER",
+	.common_switch = true,
+};
+
+static int open_owner(struct lab *lab, const char *role)
+{
+	char name[PCI_NAME_LEN];
+
+	return lab_find(role, pci_id_ivshmem, name) ?: lab_open_peer(lab, name);
+}
+
+FIXTURE_SETUP(placement)
+{
+	char name[PCI_NAME_LEN];
+	long handle;
+
+	self->lab.edu.dev.fd = -1;
+	self->lab.buffers = dmabuf_count();
+	if (!getenv(variant->owner))
+		SKIP(return, "only a machine with roles has devices in known places");
+	self->lab.iommufd = iommufd_open();
+	REQUIRE(self->lab.iommufd >= 0, "no /dev/iommu");
+	REQUIRE(!open_owner(&self->lab, variant->owner), "no owner of a BAR");
+	lab_clear_bar(&self->lab);
+	ASSERT_EQ(0, lab_find(variant->importer, pci_id_edu, name));
+	self->fd = importer_open(name);
+	REQUIRE(self->fd >= 0, "no test importer");
+	handle = import(self->fd, test_export(0, self->lab.bar_size), GOOD);
+	ASSERT_LE(0, handle);
+	self->handle = handle;
+	pattern_fill(self->pattern, 1);
+}
+
+FIXTURE_TEARDOWN(placement)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+/* A switch forwards by itself. QEMU's does not, so here no DMA can be tried. */
+TEST_F_TIMEOUT(placement, kind_of_address, LAB_TIMEOUT)
+{
+	struct dma_buf_test_map got;
+	int ret;
+
+	ret = map(self->fd, self->handle, &got);
+	if (variant->common_switch) {
+		ASSERT_EQ(0, ret);
+		EXPECT_TRUE(got.flags & DMA_BUF_TEST_MAP_BUS_ADDRESS);
+		EXPECT_EQ(pci_bar_start(self->lab.peer.name, PEER_BAR), got.dma_addr);
+	} else if (host_bridge_is_trusted()) {
+		ASSERT_EQ(0, ret);
+		EXPECT_FALSE(got.flags & DMA_BUF_TEST_MAP_BUS_ADDRESS);
+		EXPECT_NE(pci_bar_start(self->lab.peer.name, PEER_BAR), got.dma_addr);
+		ASSERT_EQ(0, dma(self->fd, self->handle, DMA_BUF_TEST_DMA_WRITE, 0,
+				 self->pattern));
+		expect_landed(0, 1);
+	} else {
+		EXPECT_EQ(-EOPNOTSUPP, ret);
+		return;
+	}
+	EXPECT_EQ(self->lab.bar_size, got.length);
+
+	ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, false));
+	EXPECT_FALSE(status(self->fd, self->handle) & DMA_BUF_TEST_MAPPED);
+	EXPECT_EQ(-ENODEV, map(self->fd, self->handle, NULL));
+	ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, true));
+	EXPECT_EQ(0, map(self->fd, self->handle, NULL));
+}
+
+/* Two functions, each with a BAR of its own, that one bus reset is for */
+FIXTURE(pair)
+{
+	struct lab lab;
+	struct lab other;
+};
+
+FIXTURE_SETUP(pair)
+{
+	if (!getenv("VM_PAIR0"))
+		SKIP(return, "only a machine with roles has devices in known places");
+	self->lab.edu.dev.fd = -1;
+	self->lab.buffers = dmabuf_count();
+	self->lab.iommufd = iommufd_open();
+	REQUIRE(self->lab.iommufd >= 0, "no /dev/iommu");
+	self->other.iommufd = self->lab.iommufd;
+	REQUIRE(!open_owner(&self->lab, "VM_PAIR0"), "no first function");
+	REQUIRE(!open_owner(&self->other, "VM_PAIR1"), "no second function");
+	lab_clear_bar(&self->lab);
+	lab_clear_bar(&self->other);
+	lab_open_importer(_metadata, &self->lab);
+	test_load(1);
+}
+
+FIXTURE_TEARDOWN(pair)
+{
+	lab_close_peer(&self->other);
+	lab_close(_metadata, &self->lab);
+}
+
+TEST_F_TIMEOUT(pair, hot_reset_takes_both, LAB_TIMEOUT)
+{
+	int second;
+
+	test_map_at(self->lab.ioas, test_export(0, SZ_4K), 0, SZ_4K, LAB_BAR_IOVA);
+	second = test_fd(vfio_dev_export_range(&self->other.peer, PEER_BAR, 0, SZ_4K));
+	test_map_at(self->lab.ioas, second, 0, SZ_4K, LAB_COPY_IOVA);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+	test_dma_write(LAB_COPY_IOVA);
+	EXPECT_TRUE(lab_holds(self->other.bar, 1));
+	lab_clear_bar(&self->other);
+
+	ASSERT_EQ(0, vfio_dev_hot_reset(&self->lab.peer));
+	test_dma_write(LAB_BAR_IOVA);
+	test_dma_write(LAB_COPY_IOVA);
+	expect_nothing_landed();
+	EXPECT_EQ(NOTHING, lab_first_set(&self->other, 0));
+
+	/* Both are back */
+	test_unmap(self->lab.ioas, LAB_COPY_IOVA, SZ_4K);
+	test_map_at(self->lab.ioas, second, 0, SZ_4K, LAB_COPY_IOVA);
+	test_dma_write(LAB_COPY_IOVA);
+	EXPECT_TRUE(lab_holds(self->other.bar, 1));
+	lab_clear_bar(&self->other);
+}
+
+/* Less than all functions of a bus reset: nobody is told to let go */
+TEST_F_TIMEOUT(pair, reset_refused_changes_nothing, LAB_TIMEOUT)
+{
+	struct vfio_pci_hot_reset reset = { .argsz = sizeof(reset), .count = 1 };
+
+	test_map_at(self->lab.ioas, test_export(0, SZ_4K), 0, SZ_4K, LAB_BAR_IOVA);
+	ASSERT_NE(0, ioctl(self->lab.peer.fd, VFIO_DEVICE_PCI_HOT_RESET, &reset));
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+}
+
+TEST_HARNESS_MAIN
