@@ -16,8 +16,10 @@ static bool host_bridge_is_trusted(void)
 	if (!file)
 		return false;
 	while (fgets(line, sizeof(line), file)) {
-		sscanf(line, "vendor_id : %63s", vendor);
-		sscanf(line, "cpu family : %d", &family);
+		if (sscanf(line, "vendor_id : %63s", vendor) == 1)
+			continue;
+		if (sscanf(line, "cpu family : %d", &family) == 1)
+			break;
 	}
 	fclose(file);
 	return !strcmp(vendor, "AuthenticAMD") && family >= 0x17;
