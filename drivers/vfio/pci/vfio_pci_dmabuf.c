@@ -36,7 +36,8 @@
  *	  vfio_pci_dma_bufs_lock
  *
  * All changes between LIVE and REVOKED are made with memory_lock held for write,
- * the lock under which the BARs are switched off and on. Importers are waited
+ * the lock under which the BARs are switched off and on; for a new buffer that
+ * nobody else knows of yet, holding it for read will do. Importers are waited
  * for with memory_lock held: for their fences under the reservation lock, which
  * no fence may need to signal, and for unmaps without it, since that is the lock
  * that they unmap under. They have no way to memory_lock.
