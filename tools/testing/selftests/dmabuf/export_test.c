@@ -399,6 +399,38 @@ TEST_F(export, order_of_checks)
 	close(test_arg());
 }
 
+/* Who owns the memory at an address, as /proc/iomem has it innermost */
+static bool is_claimed(unsigned long long start, const char *by)
+{
+	unsigned long long from;
+	char line[256], name[128];
+	bool claimed = false;
+	FILE *f;
+
+	f = fopen("/proc/iomem", "re");
+	if (!f)
+		return false;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, " %llx-%*x : %127[^\n]", &from, name) == 2 && from == start)
+			claimed = !strcmp(name, by);
+	fclose(f);
+	return claimed;
+}
+
+/* No driver that comes later can take the BAR, as if userspace had mapped it */
+TEST_F(export, claims_the_bar)
+{
+	unsigned long long start = pci_bar_start(self->lab.peer.name, PEER_BAR);
+	char name[PCI_NAME_LEN];
+
+	pci_copy_name(name, self->lab.peer.name);
+	lab_close_peer(&self->lab);
+	ASSERT_EQ(0, vfio_dev_open(&self->lab.peer, name, self->lab.iommufd));
+	ASSERT_FALSE(is_claimed(start, "vfio"));
+	close(test_arg());
+	EXPECT_TRUE(is_claimed(start, "vfio"));
+}
+
 TEST_F(export, several_ranges)
 {
 	const struct vfio_region_dma_range ranges[] = {
