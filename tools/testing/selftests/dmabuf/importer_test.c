@@ -286,10 +286,10 @@ TEST_F_TIMEOUT(importer, dead_after_close, LAB_TIMEOUT)
 	ASSERT_EQ(0, detach(self->fd, handle));
 }
 
-/* The fence of a device at work: the BAR goes when it has signalled */
-TEST_F_TIMEOUT(importer, slow_fence, LAB_TIMEOUT)
+static void drain(struct __test_metadata *_metadata, FIXTURE_DATA(importer) *self,
+		  __u32 fence_ms, __u32 unmap_ms)
 {
-	__u32 handle = test_import_slow(DRAIN_MS, 0);
+	__u32 handle = test_import_slow(fence_ms, unmap_ms);
 	__u64 start;
 
 	test_map(handle);
@@ -303,21 +303,16 @@ TEST_F_TIMEOUT(importer, slow_fence, LAB_TIMEOUT)
 	test_use(handle, 0);
 }
 
+/* The fence of a device at work: the BAR goes when it has signalled */
+TEST_F_TIMEOUT(importer, slow_fence, LAB_TIMEOUT)
+{
+	drain(_metadata, self, DRAIN_MS, 0);
+}
+
 /* A mapping that lives on after the invalidate: the BAR goes when it is gone */
 TEST_F_TIMEOUT(importer, slow_unmap, LAB_TIMEOUT)
 {
-	__u32 handle = test_import_slow(0, DRAIN_MS);
-	__u64 start;
-
-	test_map(handle);
-	start = now_us();
-	test_decode(false);
-	expect_drained_in(start, DRAIN_MS);
-	EXPECT_FALSE(is_mapped(handle));
-	test_decode(true);
-	test_stale(handle);
-	test_map(handle);
-	test_use(handle, 0);
+	drain(_metadata, self, 0, DRAIN_MS);
 }
 
 /* Whichever comes last */

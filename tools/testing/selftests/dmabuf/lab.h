@@ -18,6 +18,7 @@
 #define _DMABUF_SELFTEST_LAB_H
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -377,6 +378,33 @@ static inline void lab_close(struct __test_metadata *_metadata, struct lab *lab)
 	close_range(STDERR_FILENO + 1, ~0U, 0);
 	EXPECT_TRUE(wait_until(dmabuf_count() == lab->buffers, LEAK_WAIT_MS)) {
 		TH_LOG("%ld dma-bufs, there were %ld", dmabuf_count(), lab->buffers);
+	}
+}
+
+/* MAP_FILE of ranges whose end is beyond what 64 bits can say, or far from any file */
+static inline void lab_refuse_arithmetic(struct __test_metadata *_metadata, struct lab *lab,
+					 int fd)
+{
+	const struct {
+		__u64 start, length;
+	} bad[] = {
+		{ -SZ_4K, SZ_4K },
+		{ -SZ_4K, 2 * SZ_4K },
+		{ SZ_4K, -SZ_4K },
+		{ 2 * SZ_4K, -SZ_4K },
+		{ 1ULL << 63, SZ_4K },
+		{ 1ULL << 63, 1ULL << 63 },
+		{ 0, ULLONG_MAX },
+	};
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		ret = ioas_map_file(lab->iommufd, lab->ioas, IOAS_RW, fd, bad[i].start,
+				    bad[i].length, &(__u64){ 0 });
+		EXPECT_TRUE(ret == -EOVERFLOW || ret == -EINVAL) {
+			TH_LOG("start %#llx length %#llx: %d", bad[i].start, bad[i].length, ret);
+		}
 	}
 }
 

@@ -425,34 +425,28 @@ static int vfio_dev_config_offset(struct vfio_dev *dev, int pos, off_t *offset)
 	return ret;
 }
 
-int vfio_dev_config_read(struct vfio_dev *dev, int pos, void *val, int len)
+/* 0, or why less than @len bytes were @done */
+static int transferred(ssize_t done, int len)
 {
-	off_t offset;
-	ssize_t done;
-	int ret;
-
-	ret = vfio_dev_config_offset(dev, pos, &offset);
-	if (ret)
-		return ret;
-	done = pread(dev->fd, val, len, offset);
 	if (done < 0)
 		return -errno;
 	return done == len ? 0 : -EIO;
 }
 
+int vfio_dev_config_read(struct vfio_dev *dev, int pos, void *val, int len)
+{
+	off_t offset;
+
+	return vfio_dev_config_offset(dev, pos, &offset) ?:
+	       transferred(pread(dev->fd, val, len, offset), len);
+}
+
 int vfio_dev_config_write(struct vfio_dev *dev, int pos, const void *val, int len)
 {
 	off_t offset;
-	ssize_t done;
-	int ret;
 
-	ret = vfio_dev_config_offset(dev, pos, &offset);
-	if (ret)
-		return ret;
-	done = pwrite(dev->fd, val, len, offset);
-	if (done < 0)
-		return -errno;
-	return done == len ? 0 : -EIO;
+	return vfio_dev_config_offset(dev, pos, &offset) ?:
+	       transferred(pwrite(dev->fd, val, len, offset), len);
 }
 
 /* Position of a capability, -ENOENT if the device has none of that kind */
