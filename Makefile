@@ -7,8 +7,8 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check bench series kernel lint test-compose \
-	clean distclean
+.PHONY: help deps base compose kernel-image demo check bench series kernel lint model \
+	test-compose clean distclean
 
 help: ## list the targets
 	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
@@ -49,6 +49,10 @@ kernel: ## apply the series to your own tree, KERNEL_TREE=/path/to/linux-6.12.y
 lint: compose ## check the scripts and, with checkpatch, each commit
 	@lab/install-deps lint
 	@lab/check shellcheck checkpatch
+
+model: compose ## check the model of the revoke protocol with spin
+	@lab/install-deps model
+	@lab/check model
 
 test-compose: ## test the scripts that keep the series
 	@lab/test-compose
