@@ -7,7 +7,7 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check bench series kernel lint model \
+.PHONY: help deps base compose kernel-image demo check bench series kernel lint lint-builds model \
 	test-compose clean distclean
 
 help: ## list the targets
@@ -46,9 +46,13 @@ series: ## write the mailable series into out/
 kernel: ## apply the series to your own tree, KERNEL_TREE=/path/to/linux-6.12.y
 	@lab/apply-to-tree $(if $(KERNEL_TREE),"$(KERNEL_TREE)")
 
-lint: compose ## check the scripts and, with checkpatch, each commit
-	@lab/install-deps lint
-	@lab/check shellcheck checkpatch
+lint: compose ## check scripts, commits, comments, documentation and code without running them
+	@lab/install-deps kernel lint
+	@lab/check shellcheck checkpatch kernel-doc docs coccinelle sparse test-cocci
+
+lint-builds: compose ## compile what the series touches with gcc and clang, with W=1
+	@lab/install-deps kernel clang
+	@lab/check gcc clang
 
 model: compose ## check the model of the revoke protocol with spin
 	@lab/install-deps model
