@@ -8,7 +8,7 @@ vm_is_there = test -f $(VM)/Makefile || \
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help deps base compose kernel-image demo check bench series kernel lint lint-builds model \
-	test-compose clean distclean
+	mutants bisect test-compose clean distclean
 
 help: ## list the targets
 	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
@@ -57,6 +57,14 @@ lint-builds: compose ## compile what the series touches with gcc and clang, with
 model: compose ## check the model of the revoke protocol with spin
 	@lab/install-deps model
 	@lab/check model
+
+mutants: compose ## put bugs into the kernel, one at a time, and see the tests fail
+	@lab/install-deps kernel vm
+	@lab/mutation-test
+
+bisect: compose ## build each commit in each configuration
+	@lab/install-deps kernel cross
+	@lab/bisect
 
 test-compose: ## test the scripts that keep the series
 	@lab/test-compose
