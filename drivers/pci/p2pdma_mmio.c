@@ -221,3 +221,7 @@ void pci_p2pdma_unmap_mmio(struct sg_table *sgt, const struct range *ranges,
 	kfree(sgt);
 }
 EXPORT_SYMBOL_GPL(pci_p2pdma_unmap_mmio);
+
+#ifdef CONFIG_PCI_P2PDMA_KUNIT_TEST
+#include "tests/p2pdma_mmio_kunit.c"
+#endif

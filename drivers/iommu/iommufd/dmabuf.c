@@ -173,8 +173,9 @@ static void dmabuf_unmap_area(struct iopt_area *area,
  * @pages: Pages of the area, area->pages may still be NULL
  * @domain: Domain to map into
  *
- * On failure the domain is left unchanged. Succeeds without mapping anything if
- * the dma-buf is revoked.
+ * Succeeds without mapping anything if the dma-buf is revoked.
+ *
+ * Return: 0, or a negative errno with the domain left unchanged
  */
 int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
 			    struct iommu_domain *domain)
@@ -252,7 +253,7 @@ void iopt_dmabuf_unfill_domains(struct iopt_area *area,
  * @area: Area to map, freshly created
  * @pages: Pages of the area, area->pages is NULL
  *
- * On failure all domains are left unchanged.
+ * Return: 0, or a negative errno with all domains left unchanged
  */
 int iopt_dmabuf_fill_domains(struct iopt_area *area, struct iopt_pages *pages)
 {
@@ -276,6 +277,8 @@ int iopt_dmabuf_fill_domains(struct iopt_area *area, struct iopt_pages *pages)
 /**
  * iopt_dmabuf_phys() - Physical address of the first page
  * @pages: Pages of a dma-buf
+ *
+ * Return: its physical address
  */
 phys_addr_t iopt_dmabuf_phys(struct iopt_pages *pages)
 {
@@ -393,7 +396,7 @@ err_free:
  * @length: Number of bytes, page aligned
  * @writable: IOMMU_WRITE is allowed
  *
- * Undone by iopt_put_pages(). Returns NULL if @fd is of another kind of file.
+ * Return: as iopt_alloc_pages(), or NULL if @fd is of another kind of file
  */
 struct iopt_pages *iopt_alloc_dmabuf_pages(int fd, unsigned long start,
 					   unsigned long length, bool writable)

@@ -75,7 +75,7 @@ static int memfd_check_range(struct file *file, unsigned long start,
  * @length: Number of bytes, must not go beyond the end of the file
  * @writable: IOMMU_WRITE is allowed
  *
- * Undone by iopt_put_pages().
+ * Return: as iopt_alloc_pages()
  */
 struct iopt_pages *iopt_alloc_memfd_pages(int fd, unsigned long start,
 					  unsigned long length, bool writable)

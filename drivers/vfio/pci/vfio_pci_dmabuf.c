@@ -611,3 +611,7 @@ int vfio_pci_core_feature_dma_buf(struct vfio_device *device, u32 flags,
 		dma_buf_put(dmabuf);
 	return ret;
 }
+
+#ifdef CONFIG_VFIO_PCI_DMABUF_KUNIT_TEST
+#include "tests/vfio_pci_dmabuf_kunit.c"
+#endif

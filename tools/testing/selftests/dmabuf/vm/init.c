@@ -50,7 +50,7 @@
 #define KMEMLEAK_AGE_S	6
 
 struct test {
-	char name[64];		/* collection:program */
+	char name[64];		/* collection:program or kunit:suite */
 	int timeout;		/* in seconds */
 	bool may_skip;		/* the program may find nothing to test here */
 };
@@ -62,6 +62,7 @@ struct counts {
 static char cmdline[4096];
 static struct test tests[MAX_TESTS];
 static int nr_tests;
+static bool fail_fast;
 static int verdict_fd = -1;
 static int out_fd = -1;
 
@@ -381,7 +382,7 @@ static void count_line(const char *line, struct counts *c)
 
 /*
  * Copy to the output port line by line until @pid is gone; a child of it may
- * hold the pipe still.
+ * hold the pipe still. Until the first failure if that is enough to know.
  */
 static void copy_output(int from, pid_t pid, double deadline, struct counts *c)
 {
@@ -415,6 +416,8 @@ static void copy_output(int from, pid_t pid, double deadline, struct counts *c)
 				eol = line + len - 1;
 			dprintf(out_fd, "%s\n", line);
 			count_line(line, c);
+			if (fail_fast && c->fail)
+				return;
 			len -= eol + 1 - line;
 			memmove(line, eol + 1, len + 1);
 		}
@@ -488,6 +491,8 @@ static int run(const char *path, int timeout, struct counts *c)
 
 	pid = spawn(path, &from);
 	copy_output(from, pid, deadline, c);
+	if (fail_fast && c->fail)
+		bail_out("%s failed, and that is enough", path);
 	/* The test may have closed its end and go on. */
 	while (!(done = waitpid(pid, &status, WNOHANG)) && now() < deadline)
 		usleep(10000);
@@ -500,6 +505,26 @@ static int run(const char *path, int timeout, struct counts *c)
 		return -1;
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) :
 				     WEXITSTATUS(status);
+}
+
+/*
+ * A KUnit suite has run before this program, and its results are in a file. There
+ * is none if it did not run. Return: an exit status.
+ */
+static int read_kunit(const char *suite, int timeout, struct counts *c)
+{
+	char path[128];
+	int from;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kunit/%s/results", suite);
+	from = open(path, O_RDONLY | O_CLOEXEC);
+	if (from < 0) {
+		dprintf(out_fd, "# no %s\n", path);
+		return 127;
+	}
+	copy_output(from, getpid(), now() + timeout, c);
+	close(from);
+	return 0;
 }
 
 /*
@@ -577,7 +602,10 @@ static bool run_test(const struct test *t, unsigned long taint)
 	kmsg("vmtest: %s", t->name);
 	dprintf(out_fd, "# vmtest: %s\n", t->name);
 
-	status = run(path, t->timeout, &c);
+	if (!strncmp(t->name, "kunit:", 6))
+		status = read_kunit(t->name + 6, t->timeout, &c);
+	else
+		status = run(path, t->timeout, &c);
 	left = leaked_dmabufs();
 	snprintf(text, sizeof(text), status > 128 ? "signal %d" :
 		 "exit status %d", status > 128 ? status - 128 : status);
@@ -611,6 +639,8 @@ static void run_tests(void)
 	int good = 0;
 	bool want;
 
+	fail_fast = get_param("vmtest.failfast", debug, sizeof(debug)) &&
+		    !strcmp(debug, "yes");
 	read_tests();
 	if (!nr_tests)
 		bail_out("no test is selected");

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What is exported, and who gets it in which state, included by
+ * ../vfio_pci_dmabuf.c. No device and no dma-buf file is behind these.
+ */
+#include <kunit/device.h>
+#include <kunit/test.h>
+
+#define BAR		2
+#define BAR_START	SZ_1T
+#define BAR_LEN		(16ULL * SZ_1G)
+
+static struct pci_dev *fake_pdev(struct kunit *test)
+{
+	struct pci_dev *pdev = kunit_kzalloc(test, sizeof(*pdev), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, pdev);
+	pdev->resource[BAR] = DEFINE_RES_MEM(BAR_START, BAR_LEN);
+	return pdev;
+}
+
+struct bar_case {
+	const char *name;
+	u32 region;
+	struct resource res;
+	int ret;
+};
+
+static const struct bar_case bar_cases[] = {
+	{ "memory", BAR, DEFINE_RES_MEM(BAR_START, BAR_LEN), 0 },
+	{ "one page", BAR, DEFINE_RES_MEM(BAR_START, PAGE_SIZE), 0 },
+	{ "first", VFIO_PCI_BAR0_REGION_INDEX,
+	  DEFINE_RES_MEM(BAR_START, BAR_LEN), 0 },
+	{ "last", VFIO_PCI_BAR5_REGION_INDEX,
+	  DEFINE_RES_MEM(BAR_START, BAR_LEN), 0 },
+	{ "ROM", VFIO_PCI_ROM_REGION_INDEX,
+	  DEFINE_RES_MEM(BAR_START, BAR_LEN), -ENODEV },
+	{ "config space", VFIO_PCI_CONFIG_REGION_INDEX, {}, -ENODEV },
+	{ "no region", U32_MAX, {}, -ENODEV },
+	{ "no BAR", BAR, {}, -ENODEV },
+	{ "I/O ports", BAR, DEFINE_RES_IO(SZ_64K, PAGE_SIZE), -ENODEV },
+	{ "no address", BAR,
+	  { .end = BAR_LEN - 1, .flags = IORESOURCE_MEM | IORESOURCE_UNSET },
+	  -ENODEV },
+	{ "no size", BAR, { .flags = IORESOURCE_MEM }, -ENODEV },
+	{ "shares its page", BAR, DEFINE_RES_MEM(BAR_START + SZ_1K, SZ_1K),
+	  -ENODEV },
+};
+
+KUNIT_ARRAY_PARAM_DESC(bar, bar_cases, name);
+
+static void bar_must_have_memory(struct kunit *test)
+{
+	const struct bar_case *bar = test->param_value;
+	struct pci_dev *pdev = fake_pdev(test);
+
+	pdev->resource[BAR] = (struct resource){};
+	if (bar->region < PCI_NUM_RESOURCES)
+		pdev->resource[bar->region] = bar->res;
+	KUNIT_EXPECT_EQ(test, dma_buf_check_bar(pdev, bar->region), bar->ret);
+}
+
+struct ranges_case {
+	const char *name;
+	int ret;
+	u64 size;
+	struct vfio_region_dma_range ranges[3];
+};
+
+/* An aligned offset that an addition of more than this makes wrap */
+#define LAST_PAGE	(U64_MAX - PAGE_SIZE + 1)
+
+static const struct ranges_case ranges_cases[] = {
+	{ "whole BAR", 0, BAR_LEN, { { 0, BAR_LEN } } },
+	{ "first page", 0, PAGE_SIZE, { { 0, PAGE_SIZE } } },
+	{ "last page", 0, PAGE_SIZE, { { BAR_LEN - PAGE_SIZE, PAGE_SIZE } } },
+	{ "4 GiB", 0, SZ_4G, { { 0, SZ_4G } } },
+	{ "8 GiB and 1 page", 0, SZ_8G + PAGE_SIZE,
+	  { { SZ_4G, SZ_8G + PAGE_SIZE } } },
+	{ "around a hole", 0, BAR_LEN - PAGE_SIZE,
+	  { { 0, SZ_4G }, { SZ_4G + PAGE_SIZE, BAR_LEN - SZ_4G - PAGE_SIZE } } },
+	{ "adjacent, not in order", 0, BAR_LEN,
+	  { { SZ_8G, SZ_8G }, { SZ_4G, SZ_4G }, { 0, SZ_4G } } },
+	{ "length 0", -EINVAL, 0, { { 0, 0 } } },
+	{ "length 0 after others", -EINVAL, 0,
+	  { { 0, PAGE_SIZE }, { PAGE_SIZE, 0 }, { SZ_4G, PAGE_SIZE } } },
+	{ "offset not aligned", -EINVAL, 0, { { SZ_1K, PAGE_SIZE } } },
+	{ "length not aligned", -EINVAL, 0, { { 0, PAGE_SIZE + SZ_1K } } },
+	{ "length below a page", -EINVAL, 0, { { 0, SZ_1K } } },
+	{ "1 page too long", -EINVAL, 0, { { 0, BAR_LEN + PAGE_SIZE } } },
+	{ "over the end", -EINVAL, 0,
+	  { { BAR_LEN - PAGE_SIZE, 2 * PAGE_SIZE } } },
+	{ "behind the end", -EINVAL, 0, { { BAR_LEN, PAGE_SIZE } } },
+	{ "second over the end", -EINVAL, 0,
+	  { { 0, PAGE_SIZE }, { BAR_LEN, PAGE_SIZE } } },
+	{ "end wraps to 0", -EINVAL, 0, { { LAST_PAGE, PAGE_SIZE } } },
+	{ "end wraps into the BAR", -EINVAL, 0,
+	  { { LAST_PAGE, 2 * PAGE_SIZE } } },
+	{ "length wraps into the BAR", -EINVAL, 0,
+	  { { 2 * PAGE_SIZE, LAST_PAGE } } },
+	{ "1 page more than the BAR together", -EINVAL, 0,
+	  { { 0, BAR_LEN }, { 0, PAGE_SIZE } } },
+};
+
+KUNIT_ARRAY_PARAM_DESC(ranges, ranges_cases, name);
+
+static struct vfio_pci_dma_buf *fake_buf(struct kunit *test,
+					 unsigned int nr_ranges)
+{
+	struct vfio_pci_dma_buf *buf;
+
+	buf = kunit_kzalloc(test, struct_size(buf, ranges, nr_ranges),
+			    GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, buf);
+	buf->pdev = fake_pdev(test);
+	buf->bar = BAR;
+	buf->nr_ranges = nr_ranges;
+	return buf;
+}
+
+static void ranges_must_be_inside(struct kunit *test)
+{
+	const struct ranges_case *r = test->param_value;
+	unsigned int nr_ranges = 1, i;
+	struct vfio_pci_dma_buf *buf;
+	size_t size;
+	int ret;
+
+	while (nr_ranges < ARRAY_SIZE(r->ranges) &&
+	       (r->ranges[nr_ranges].offset || r->ranges[nr_ranges].length))
+		nr_ranges++;
+
+	buf = fake_buf(test, nr_ranges);
+	ret = dma_buf_set_ranges(buf, r->ranges, &size);
+	KUNIT_ASSERT_EQ(test, ret, r->ret);
+	if (ret)
+		return;
+
+	KUNIT_EXPECT_EQ(test, size, r->size);
+	for (i = 0; i < nr_ranges; i++) {
+		KUNIT_EXPECT_EQ(test, buf->ranges[i].start,
+				BAR_START + r->ranges[i].offset);
+		KUNIT_EXPECT_EQ(test, range_len(&buf->ranges[i]),
+				r->ranges[i].length);
+	}
+}
+
+/* An importer without a device: it counts. */
+struct importer {
+	struct dma_buf dmabuf;
+	struct dma_buf_attachment attach;
+	unsigned int nr_invalidated;
+};
+
+static void importer_invalidate(struct dma_buf_attachment *attach)
+{
+	struct importer *imp = container_of(attach, struct importer, attach);
+
+	dma_resv_assert_held(attach->dmabuf->resv);
+	imp->nr_invalidated++;
+}
+
+static const struct dma_buf_attach_ops revocable_ops = {
+	.invalidate_mappings = importer_invalidate,
+};
+
+static const struct dma_buf_attach_ops irrevocable_ops = {};
+
+static void resv_exit(void *resv)
+{
+	dma_resv_fini(resv);
+}
+
+static struct importer *fake_importer(struct kunit *test,
+				      enum vfio_pci_dma_buf_state state)
+{
+	struct vfio_pci_dma_buf *buf = fake_buf(test, 1);
+	struct importer *imp;
+
+	dma_resv_init(&buf->resv);
+	KUNIT_ASSERT_EQ(test, 0,
+			kunit_add_action_or_reset(test, resv_exit, &buf->resv));
+	imp = kunit_kzalloc(test, sizeof(*imp), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, imp);
+
+	imp->dmabuf.priv = buf;
+	imp->dmabuf.resv = &buf->resv;
+	INIT_LIST_HEAD(&imp->dmabuf.attachments);
+	imp->attach.dmabuf = &imp->dmabuf;
+	imp->attach.peer2peer = true;
+	imp->attach.importer_ops = &revocable_ops;
+	list_add(&imp->attach.node, &imp->dmabuf.attachments);
+
+	buf->dmabuf = &imp->dmabuf;
+	buf->state = state;
+	return imp;
+}
+
+#define LIVE	VFIO_PCI_DMA_BUF_LIVE
+#define REVOKED	VFIO_PCI_DMA_BUF_REVOKED
+#define DEAD	VFIO_PCI_DMA_BUF_DEAD
+
+struct change {
+	const char *name;
+	enum vfio_pci_dma_buf_state from;
+	enum vfio_pci_dma_buf_state to;
+	enum vfio_pci_dma_buf_state result;
+	unsigned int nr_invalidated;
+};
+
+static const struct change changes[] = {
+	{ "live to live", LIVE, LIVE, LIVE, 0 },
+	{ "live to revoked", LIVE, REVOKED, REVOKED, 1 },
+	{ "live to dead", LIVE, DEAD, DEAD, 1 },
+	{ "revoked to live", REVOKED, LIVE, LIVE, 1 },
+	{ "revoked to revoked", REVOKED, REVOKED, REVOKED, 0 },
+	{ "revoked to dead", REVOKED, DEAD, DEAD, 0 },
+	{ "dead to live", DEAD, LIVE, DEAD, 0 },
+	{ "dead to revoked", DEAD, REVOKED, DEAD, 0 },
+	{ "dead to dead", DEAD, DEAD, DEAD, 0 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(change, changes, name);
+
+static void change_of_state_is_told(struct kunit *test)
+{
+	const struct change *change = test->param_value;
+	struct importer *imp = fake_importer(test, change->from);
+	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
+
+	dma_buf_set_state(buf, change->to);
+	KUNIT_EXPECT_EQ(test, buf->state, change->result);
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, change->nr_invalidated);
+}
+
+/* The last fd can be closed before a revoke gets to the buffer. */
+static void change_of_state_without_dma_buf(struct kunit *test)
+{
+	const struct change *change = test->param_value;
+	struct importer *imp = fake_importer(test, change->from);
+	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
+
+	buf->dmabuf = NULL;
+	dma_buf_set_state(buf, change->to);
+	KUNIT_EXPECT_EQ(test, buf->state, change->result);
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 0);
+}
+
+struct attach_case {
+	const char *name;
+	enum vfio_pci_dma_buf_state state;
+	bool peer2peer;
+	const struct dma_buf_attach_ops *ops;
+	int ret;
+};
+
+static const struct attach_case attach_cases[] = {
+	{ "live", LIVE, true, &revocable_ops, 0 },
+	{ "revoked", REVOKED, true, &revocable_ops, -ENODEV },
+	{ "dead", DEAD, true, &revocable_ops, -ENODEV },
+	{ "no peer2peer", LIVE, false, &revocable_ops, -EOPNOTSUPP },
+	{ "not revocable", LIVE, true, &irrevocable_ops, -EOPNOTSUPP },
+	{ "static", LIVE, false, NULL, -EOPNOTSUPP },
+	{ "not revocable, revoked", REVOKED, true, &irrevocable_ops,
+	  -EOPNOTSUPP },
+};
+
+KUNIT_ARRAY_PARAM_DESC(attach, attach_cases, name);
+
+static void attach_needs_live_and_revocable(struct kunit *test)
+{
+	const struct attach_case *attach = test->param_value;
+	struct importer *imp = fake_importer(test, attach->state);
+
+	imp->attach.peer2peer = attach->peer2peer;
+	imp->attach.importer_ops = attach->ops;
+	KUNIT_EXPECT_EQ(test,
+			vfio_pci_dma_buf_attach(&imp->dmabuf, &imp->attach),
+			attach->ret);
+}
+
+/* The state may have changed since attach. P2PDMA refuses the client if asked. */
+static void pin_and_map_need_live(struct kunit *test)
+{
+	static const struct {
+		enum vfio_pci_dma_buf_state state;
+		int pin_ret;
+		int map_ret;
+	} cases[] = {
+		{ LIVE, 0, -EOPNOTSUPP },
+		{ REVOKED, -ENODEV, -ENODEV },
+		{ DEAD, -ENODEV, -ENODEV },
+	};
+	struct device *client = kunit_device_register(test, "client");
+	struct vfio_pci_dma_buf *buf;
+	struct sg_table *sgt;
+	struct importer *imp;
+	int i, ret;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, client);
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		imp = fake_importer(test, cases[i].state);
+		imp->attach.dev = client;
+		buf = imp->dmabuf.priv;
+
+		dma_resv_lock(&buf->resv, NULL);
+		ret = vfio_pci_dma_buf_pin(&imp->attach);
+		sgt = vfio_pci_dma_buf_map(&imp->attach, DMA_BIDIRECTIONAL);
+		dma_resv_unlock(&buf->resv);
+
+		KUNIT_EXPECT_EQ(test, ret, cases[i].pin_ret);
+		KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(sgt), cases[i].map_ret);
+		KUNIT_EXPECT_EQ(test, buf->nr_mapped, 0);
+	}
+}
+
+static struct kunit_case dma_buf_cases[] = {
+	KUNIT_CASE_PARAM(bar_must_have_memory, bar_gen_params),
+	KUNIT_CASE_PARAM(ranges_must_be_inside, ranges_gen_params),
+	KUNIT_CASE_PARAM(change_of_state_is_told, change_gen_params),
+	KUNIT_CASE_PARAM(change_of_state_without_dma_buf, change_gen_params),
+	KUNIT_CASE_PARAM(attach_needs_live_and_revocable, attach_gen_params),
+	KUNIT_CASE(pin_and_map_need_live),
+	{}
+};
+
+static struct kunit_suite dma_buf_suite = {
+	.name = "vfio_pci_dmabuf",
+	.test_cases = dma_buf_cases,
+};
+kunit_test_suite(dma_buf_suite);
