@@ -7,8 +7,8 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check bench series kernel lint lint-builds model \
-	mutants bisect test-compose clean distclean
+.PHONY: help deps base compose kernel-image demo check fuzz bench series kernel lint lint-builds \
+	model mutants bisect test-compose clean distclean
 
 help: ## list the targets
 	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
@@ -35,6 +35,11 @@ demo: deps compose ## show the whole path in a VM: export, map, DMA, reset, DMA 
 
 check: ## run everything that is tested, and sum up
 	@lab/check
+
+fuzz: deps compose ## make FUZZ_CALLS random calls, a million, in a VM; FUZZ_SEED=n for others
+	@$(vm_is_there)
+	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-fuzz TESTS=dmabuf:fuzz_test \
+		ENV="FUZZ_CALLS=$(or $(FUZZ_CALLS),1000000) $(if $(FUZZ_SEED),FUZZ_SEED=$(FUZZ_SEED))"
 
 bench: deps compose ## measure this kernel and an unpatched one, and compare
 	@$(vm_is_there)
