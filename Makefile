@@ -7,8 +7,8 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check fuzz bench series kernel lint lint-builds \
-	model mutants bisect test-compose clean distclean
+.PHONY: help deps base compose kernel-image demo check fuzz stress bench series kernel lint \
+	lint-builds model mutants bisect test-compose clean distclean
 
 help: ## list the targets
 	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
@@ -40,6 +40,11 @@ fuzz: deps compose ## make FUZZ_CALLS random calls, a million, in a VM; FUZZ_SEE
 	@$(vm_is_there)
 	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-fuzz TESTS=dmabuf:fuzz_test \
 		ENV="FUZZ_CALLS=$(or $(FUZZ_CALLS),1000000) $(if $(FUZZ_SEED),FUZZ_SEED=$(FUZZ_SEED))"
+
+stress: deps compose ## revoke 100000 times with everything else going on; or ROUNDS=n
+	@$(vm_is_there)
+	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test \
+		ROUNDS=$(or $(ROUNDS),100000) TIMEOUT=$(or $(TIMEOUT),14400)
 
 bench: deps compose ## measure this kernel and an unpatched one, and compare
 	@$(vm_is_there)
