@@ -348,11 +348,12 @@ static void dbti_unmap(struct dbti_import *imp)
 		return;
 
 	cancel_delayed_work(&imp->unmap_work);
+	/* First: a revoke is over with the unmap, and nothing says mapped then. */
+	dbti_set_state(imp, 0);
 	dma_buf_unmap_attachment(imp->attach, imp->sgt, DMA_BIDIRECTIONAL);
 	imp->sgt = NULL;
 	if (imp->flags & DMA_BUF_TEST_PIN)
 		dma_buf_unpin(imp->attach);
-	dbti_set_state(imp, 0);
 }
 
 static void dbti_unmap_work(struct work_struct *work)

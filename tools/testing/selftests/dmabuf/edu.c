@@ -83,12 +83,14 @@ int edu_dma_start(struct edu *edu, enum edu_direction direction, __u64 iova, __u
 	return 0;
 }
 
+bool edu_dma_is_idle(struct edu *edu)
+{
+	return !(edu_read64(edu, EDU_DMA_COMMAND) & EDU_DMA_RUN);
+}
+
 int edu_dma_wait(struct edu *edu)
 {
-	bool idle = wait_until(!(edu_read64(edu, EDU_DMA_COMMAND) & EDU_DMA_RUN),
-			       EDU_DMA_WAIT_MS);
-
-	return idle ? 0 : -ETIMEDOUT;
+	return wait_until(edu_dma_is_idle(edu), EDU_DMA_WAIT_MS) ? 0 : -ETIMEDOUT;
 }
 
 int edu_dma(struct edu *edu, enum edu_direction direction, __u64 iova, __u32 length)

@@ -30,6 +30,7 @@ void edu_close(struct edu *edu);
 
 /* A transfer has been started when this returns, and takes some 100 ms */
 int edu_dma_start(struct edu *edu, enum edu_direction direction, __u64 iova, __u32 length);
+bool edu_dma_is_idle(struct edu *edu);
 int edu_dma_wait(struct edu *edu);
 int edu_dma(struct edu *edu, enum edu_direction direction, __u64 iova, __u32 length);
 

@@ -21,23 +21,10 @@ FIXTURE(importer)
 	__u8 pattern[XFER];
 };
 
-/* The second initiator, so that user space keeps the first; any one will do */
-static int open_importer_node(void)
-{
-	char name[PCI_NAME_LEN];
-	int ret;
-
-	if (getenv("VM_KDMA"))
-		ret = lab_find("VM_KDMA", pci_id_edu, name);
-	else
-		ret = pci_find(pci_id_edu, 1, name);
-	return ret ?: importer_open(name);
-}
-
 FIXTURE_SETUP(importer)
 {
 	lab_open_exporter(_metadata, &self->lab, LAB_NEED_NOTHING);
-	self->fd = open_importer_node();
+	self->fd = importer_open_second();
 	REQUIRE(self->fd >= 0, "no test importer");
 	self->dmabuf = test_export(0, self->lab.bar_size);
 	pattern_fill(self->pattern, 1);

@@ -17,6 +17,7 @@
 #ifndef _DMABUF_SELFTEST_LAB_H
 #define _DMABUF_SELFTEST_LAB_H
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -329,6 +330,20 @@ static inline bool lab_can_export(struct lab *lab)
 static inline bool lab_can_map_file(struct lab *lab)
 {
 	return ioas_map_file(lab->iommufd, 0, 0, -1, 0, 0, &(__u64){ 0 }) != -ENOTTY;
+}
+
+/* Files that this process has open; the folder is one of them, once */
+static inline long lab_count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	long count = 0;
+
+	if (!dir)
+		return -errno;
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
 }
 
 /* iommufd and the peer, enough for tests in which nothing is transferred */

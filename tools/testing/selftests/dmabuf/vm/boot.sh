@@ -3,7 +3,7 @@
 #
 # boot.sh MODE QEMU-ARGUMENTS...: boot the machine once, as test, demo, bench or
 # shell. The Makefile sets RESULT, a directory, and QEMU, KERNEL, INITRD, APPEND
-# and TIMEOUT.
+# and TIMEOUT; FUNCTIONS, a file that lists them, if KCSAN is to look at those.
 #
 # Exit status: of tests, 0 pass, 1 fail, 4 no QEMU here; of demo and bench, the
 # program's own. It is in $RESULT/status too, because make has but 0 and 2.
@@ -66,8 +66,14 @@ else
 	echo "no python3: tests of hot unplug will skip"
 fi
 
+# KCSAN warns of the races of others too: go on, the console is judged afterwards.
+panic="panic_on_warn=1"
+if [ -n "$FUNCTIONS" ]; then
+	panic="panic_on_warn=0"
+fi
+
 qemu=("$QEMU" "$@" -kernel "$KERNEL" -initrd "$INITRD"
-	-append "console=ttyS0 panic=-1 panic_on_warn=1 oops=panic $APPEND vmtest.mode=$mode vmtest.host=$host"
+	-append "console=ttyS0 panic=-1 $panic oops=panic $APPEND vmtest.mode=$mode vmtest.host=$host"
 	-chardev "$console" -device isa-serial,chardev=console,index=0
 	-chardev "file,id=verdict,path=$RESULT/verdict.log"
 	-device isa-serial,chardev=verdict,index=1
@@ -115,7 +121,7 @@ if [ $status -ne 0 ]; then
 fi
 
 if [ "$mode" = test ]; then
-	awk -v qemu=$status -f "$here/report.awk" \
+	awk -v qemu=$status -v functions="$FUNCTIONS" -f "$here/report.awk" \
 		"$RESULT/verdict.log" "$RESULT/console.log" && finish 0
 	echo "See verdict.log, out.log and console.log in $RESULT"
 	finish 1

@@ -343,7 +343,7 @@ static void check_selection(const char *selection)
 
 static void read_tests(void)
 {
-	char selection[512] = "", skip[8], line[256];
+	char selection[512] = "", skip[8], line[256], patience[16];
 	FILE *f = fopen("/tests.list", "re");
 
 	if (!f)
@@ -360,6 +360,8 @@ static void read_tests(void)
 		    (n == 3 && strcmp(skip, "skip")))
 			bail_out("tests.list: %s", line);
 		t->may_skip = n == 3;
+		if (get_param("vmtest.patience", patience, sizeof(patience)))
+			t->timeout = atoi(patience);
 		if (selected(selection, t->name) && ++nr_tests == MAX_TESTS)
 			bail_out("tests.list is too long");
 	}
