@@ -7,8 +7,8 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check fuzz stress bench series kernel lint \
-	lint-builds model mutants bisect test-compose clean distclean
+.PHONY: help deps base compose kernel-image demo check check-iommus fuzz stress bench series kernel \
+	lint lint-builds model mutants bisect test-compose clean distclean
 
 help: ## list the targets
 	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
@@ -46,6 +46,10 @@ stress: deps compose ## revoke 100000 times with everything else going on; or RO
 	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test \
 		ROUNDS=$(or $(ROUNDS),100000) TIMEOUT=$(or $(TIMEOUT),14400)
 
+check-iommus: deps compose ## run tests behind virtio-iommu and, on arm64, SMMUv3
+	@lab/install-deps arm64
+	@lab/check virtio smmuv3
+
 bench: deps compose ## measure this kernel and an unpatched one, and compare
 	@$(vm_is_there)
 	@lab/bench
@@ -73,7 +77,7 @@ mutants: compose ## put bugs into the kernel, one at a time, and see the tests f
 	@lab/mutation-test
 
 bisect: compose ## build each commit in each configuration
-	@lab/install-deps kernel cross
+	@lab/install-deps kernel arm64
 	@lab/bisect
 
 test-compose: ## test the scripts that keep the series
