@@ -35,7 +35,7 @@ static struct {
 	__u32 ioas;
 	struct edu edu;
 	struct vfio_dev owner;
-	char *bar;
+	volatile char *bar;
 	size_t bar_size;
 	char *ram;
 	__u64 start;
@@ -174,11 +174,17 @@ static void let_edu_write(const char *words, size_t len)
 	say("edu was told to write it to IOVA %#llx.", BAR_IOVA + BAR_OFFSET);
 }
 
+/* Byte by byte: string functions may access memory in ways that a BAR does not take */
 static void expect_words(const char *words)
 {
-	if (strcmp(demo.bar + BAR_OFFSET, words))
+	char seen[RAM_BYTES] = "";
+	size_t i;
+
+	for (i = 0; i < sizeof(seen) - 1; i++)
+		seen[i] = demo.bar[BAR_OFFSET + i];
+	if (strcmp(seen, words))
 		fail("at offset %#llx of the BAR there is something else", BAR_OFFSET);
-	say("The CPU reads in the BAR:  \"%s\"", demo.bar + BAR_OFFSET);
+	say("The CPU reads in the BAR:  \"%s\"", seen);
 }
 
 static bool bar_is_empty(void)
@@ -194,7 +200,10 @@ static bool bar_is_empty(void)
 
 static void wipe_bar(void)
 {
-	memset(demo.bar + BAR_OFFSET, 0, RAM_BYTES);
+	size_t i;
+
+	for (i = 0; i < RAM_BYTES; i++)
+		demo.bar[BAR_OFFSET + i] = 0;
 	if (!bar_is_empty())
 		fail("the BAR holds something that the demo did not put there");
 }
@@ -215,7 +224,8 @@ static bool read_fault(char *record, size_t size)
 	while ((len = read(demo.kmsg, record, size - 1)) > 0) {
 		record[len] = '\0';
 		text = strchr(record, ';');
-		if (!text || !strstr(text, "fault addr"))
+		if (!text || (!strstr(text, "fault addr") && !strstr(text, "fault from EP") &&
+			      !strstr(text, "event 0x10 received")))
 			continue;
 		text[strcspn(text, "\n")] = '\0';
 		memmove(record, text + 1, strlen(text));
@@ -281,7 +291,7 @@ static void close_owner(int fd)
 	int ret;
 
 	unmap_bar();
-	munmap(demo.bar, demo.bar_size);
+	munmap((void *)demo.bar, demo.bar_size);
 	vfio_dev_close(&demo.owner);
 	say("The owner closed its device, the dma-buf fd is still open.");
 	ret = ioas_map_file(demo.iommufd, demo.ioas, IOAS_RW | IOAS_FIXED, fd, 0, demo.bar_size,

@@ -79,6 +79,8 @@ int edu_dma_start(struct edu *edu, enum edu_direction direction, __u64 iova, __u
 	edu_write64(edu, EDU_DMA_SOURCE, to_memory ? EDU_BUFFER : iova);
 	edu_write64(edu, EDU_DMA_DESTINATION, to_memory ? iova : EDU_BUFFER);
 	edu_write64(edu, EDU_DMA_COUNT, length);
+	/* Memory that it is to fetch must have been written by then */
+	__sync_synchronize();
 	edu_write64(edu, EDU_DMA_COMMAND, EDU_DMA_RUN | (to_memory ? EDU_DMA_TO_MEMORY : 0));
 	return 0;
 }
@@ -90,7 +92,11 @@ bool edu_dma_is_idle(struct edu *edu)
 
 int edu_dma_wait(struct edu *edu)
 {
-	return wait_until(edu_dma_is_idle(edu), EDU_DMA_WAIT_MS) ? 0 : -ETIMEDOUT;
+	bool idle = wait_until(edu_dma_is_idle(edu), EDU_DMA_WAIT_MS);
+
+	/* No memory that it was to write is read before */
+	__sync_synchronize();
+	return idle ? 0 : -ETIMEDOUT;
 }
 
 int edu_dma(struct edu *edu, enum edu_direction direction, __u64 iova, __u32 length)

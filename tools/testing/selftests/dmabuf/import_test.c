@@ -255,8 +255,7 @@ TEST_F_TIMEOUT(import, domain_attached_later, LAB_TIMEOUT)
 	__u32 hwpt;
 
 	test_map_at(self->lab.ioas, self->dmabuf, 0, PART, LAB_BAR_IOVA);
-	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid, self->lab.ioas,
-				&hwpt));
+	test_hwpt_alloc(&hwpt);
 	test_attach(hwpt);
 	test_dma_write(LAB_BAR_IOVA);
 	expect_landed(0, 1);

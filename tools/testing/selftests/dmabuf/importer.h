@@ -12,6 +12,26 @@
 /* Of all kinds, the one that a VFIO buffer wants */
 #define GOOD		0
 
+/* Does P2PDMA send transactions through the host bridge? Of AMD, from Zen on. */
+static inline bool host_bridge_is_trusted(void)
+{
+	char line[256], vendor[64] = "";
+	int family = 0;
+	FILE *file;
+
+	file = fopen("/proc/cpuinfo", "r");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "vendor_id : %63s", vendor) == 1)
+			continue;
+		if (sscanf(line, "cpu family : %d", &family) == 1)
+			break;
+	}
+	fclose(file);
+	return !strcmp(vendor, "AuthenticAMD") && family >= 0x17;
+}
+
 /* The node of a device, which gets bound to the driver for that */
 static inline int importer_open(char name[PCI_NAME_LEN])
 {

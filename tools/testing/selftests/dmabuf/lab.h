@@ -148,7 +148,14 @@ do {											\
 #define test_err_unmap(_errno, _ioas, _iova, _length)					\
 	EXPECT_EQ(-(_errno), ioas_unmap(self->lab.iommufd, _ioas, _iova, _length, NULL))
 
-#define test_attach(_ioas)	ASSERT_EQ(0, vfio_dev_attach(&self->lab.edu.dev, _ioas))
+#define test_attach(_pt)	ASSERT_EQ(0, lab_attach(&self->lab, _pt))
+#define test_hwpt_alloc(_id)								\
+do {											\
+	if (!lab_can_prepare_domains(&self->lab))					\
+		SKIP(_exit(KSFT_SKIP), "this IOMMU fills no domain before it is attached");	\
+	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid,		\
+				self->lab.ioas, _id));					\
+} while (0)
 #define test_detach()		ASSERT_EQ(0, vfio_dev_detach(&self->lab.edu.dev))
 
 /* Load the initiator with a pattern; it must be attached to where lab.ram is mapped */
@@ -241,6 +248,34 @@ static inline int lab_map_ram(struct lab *lab, __u32 ioas)
 	__u64 iova = LAB_RAM_IOVA;
 
 	return ioas_map(lab->iommufd, ioas, IOAS_RW | IOAS_FIXED, lab->ram, PAGE_BYTES, &iova);
+}
+
+/*
+ * Some IOMMU drivers know the aperture of a domain only once it is attached to. To
+ * iommufd nothing lies within it until then, not even a page of RAM.
+ */
+static inline bool lab_can_prepare_domains(struct lab *lab)
+{
+	__u32 ioas, hwpt;
+	int ret;
+
+	if (ioas_alloc(lab->iommufd, &ioas) || lab_map_ram(lab, ioas))
+		return true;
+	ret = hwpt_alloc(lab->iommufd, lab->edu.dev.devid, ioas, &hwpt);
+	if (!ret)
+		iommufd_destroy(lab->iommufd, hwpt);
+	iommufd_destroy(lab->iommufd, ioas);
+	return ret != -EADDRINUSE;
+}
+
+/* From one IOAS to the next at once, or by way of none if the IOMMU cannot do that */
+static inline int lab_attach(struct lab *lab, __u32 pt)
+{
+	int ret = vfio_dev_attach(&lab->edu.dev, pt);
+
+	if (ret != -EADDRINUSE || lab_can_prepare_domains(lab))
+		return ret;
+	return vfio_dev_detach(&lab->edu.dev) ?: vfio_dev_attach(&lab->edu.dev, pt);
 }
 
 static inline int lab_open_peer(struct lab *lab, const char *name)

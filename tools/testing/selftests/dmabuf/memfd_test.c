@@ -164,8 +164,7 @@ TEST_F_TIMEOUT(memfd, domain_attached_later, LAB_TIMEOUT)
 	__u32 hwpt;
 
 	test_map_at(self->lab.ioas, self->fd, 0, self->size, MAP_IOVA);
-	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid, self->lab.ioas,
-				&hwpt));
+	test_hwpt_alloc(&hwpt);
 	test_attach(hwpt);
 	test_lands_in_file(MAP_IOVA, 0);
 }

@@ -5,26 +5,6 @@
  */
 #include "importer.h"
 
-/* Does P2PDMA send transactions through the host bridge? Of AMD, from Zen on. */
-static bool host_bridge_is_trusted(void)
-{
-	char line[256], vendor[64] = "";
-	int family = 0;
-	FILE *file;
-
-	file = fopen("/proc/cpuinfo", "r");
-	if (!file)
-		return false;
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "vendor_id : %63s", vendor) == 1)
-			continue;
-		if (sscanf(line, "cpu family : %d", &family) == 1)
-			break;
-	}
-	fclose(file);
-	return !strcmp(vendor, "AuthenticAMD") && family >= 0x17;
-}
-
 /* The tree of PCI, from the host bridge down to both devices */
 FIXTURE(placement)
 {

@@ -342,8 +342,7 @@ TEST_F_TIMEOUT(revoke, domain_attached_while_revoked, LAB_TIMEOUT)
 
 	test_map_and_use(self->dmabuf);
 	test_fire();
-	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid, self->lab.ioas,
-				&hwpt));
+	test_hwpt_alloc(&hwpt);
 	test_attach(hwpt);
 	test_dma_write(LAB_RAM_IOVA);
 	EXPECT_TRUE(lab_holds(self->lab.ram, 1));

@@ -73,15 +73,11 @@ if [ -n "$FUNCTIONS" ]; then
 fi
 
 qemu=("$QEMU" "$@" -kernel "$KERNEL" -initrd "$INITRD"
-	-append "console=ttyS0 panic=-1 $panic oops=panic $APPEND vmtest.mode=$mode vmtest.host=$host"
-	-chardev "$console" -device isa-serial,chardev=console,index=0
+	-append "panic=-1 $panic oops=panic $APPEND vmtest.mode=$mode vmtest.host=$host"
+	-chardev "$console"
 	-chardev "file,id=verdict,path=$RESULT/verdict.log"
-	-device isa-serial,chardev=verdict,index=1
-	# An interrupt each: ISA lines cannot be shared with the first two.
 	-chardev "socket,id=host,path=$sockets/host,server=on,wait=off"
-	-device isa-serial,chardev=host,index=2,irq=5
 	-chardev "file,id=out,path=$RESULT/out.log"
-	-device isa-serial,chardev=out,index=3,irq=7
 	-qmp "unix:$sockets/qmp,server=on,wait=off")
 if [ "${V:-}" = 1 ]; then
 	printf '%q ' "${qemu[@]}" >&2

@@ -3,7 +3,7 @@
  * PID 1 of the test machine.
  *
  * Four serial ports, each with one purpose:
- *	ttyS0	console: what the kernel has to say
+ *	ttyS0	console: what the kernel has to say (ttyAMA0 on arm64)
  *	ttyS1	verdict: written by this program alone
  *	ttyS2	requests to the host, see hostctl.h
  *	ttyS3	output of the programs that are run

@@ -25,22 +25,48 @@ MEMORY ?= 1G
 SMP ?= 2
 ACCEL ?= tcg
 HOTPLUG ?= acpi
+IOMMU ?= intel
 
+ifeq ($(filter intel virtio smmuv3 none,$(IOMMU)),)
+$(error IOMMU=$(IOMMU) is none of intel, virtio, smmuv3 and none)
+endif
+
+COMMON := -accel $(ACCEL) -m $(MEMORY) -nodefaults -no-user-config -display none \
+	-no-reboot
+
+ifeq ($(IOMMU),smmuv3)
+MACHINE_ARCH := arm64
+# Without firmware there is a device tree and no ACPI; MSIs are the GICv3's.
+MACHINE := -machine virt,gic-version=3,iommu=smmuv3 -cpu cortex-a57 $(COMMON)
+# A device tree asks for ACS too late for the root ports, which would then be in a
+# group with what is behind them, and lose their own interrupts to VFIO.
+BOOTARGS := console=ttyAMA0 pci=config_acs=xx111x1@pci:1b36:000c
+# The first of the four has nothing to do.
+PORTS := -serial chardev:console -chardev null,id=nobody \
+	-device pci-serial-4x,chardev1=nobody,chardev2=verdict,chardev3=host,chardev4=out
+else
+MACHINE_ARCH := x86_64
 # P2PDMA trusts the host bridge of AMD family 0x17 and later; QEMU's own
 # qemu64 is an older AMD and is refused.
 CPU := $(if $(filter yes,$(NOP2P)),qemu64,EPYC)
 # On a busy host the guest mistakes the frequency of the TSC by any factor, and
 # every timeout with it. Where instructions are counted it is right.
 CPU := $(CPU)$(if $(ICOUNT),,$(comma)-tsc)
-
-# The IOMMU comes first: devices made before it would not be behind it.
 # Unplugging is by ACPI: pciehp of 6.12 has a lock order of its own that lockdep
 # rightly reports, and is silent about our locks from then on.
-MACHINE := -machine q35,kernel-irqchip=split -accel $(ACCEL) \
-	-cpu $(CPU) -m $(MEMORY) \
-	-nodefaults -no-user-config -display none -no-reboot \
+# The IOMMU comes first: devices made before it would not be behind it.
+MACHINE := -machine q35,kernel-irqchip=split -cpu $(CPU) $(COMMON) \
 	-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=$(if $(filter native,$(HOTPLUG)),off,on) \
-	$(if $(filter none,$(IOMMU)),,-device intel-iommu,intremap=on$(comma)aw-bits=48)
+	$(if $(filter intel,$(IOMMU)),-device intel-iommu$(comma)intremap=on$(comma)aw-bits=48) \
+	$(if $(filter virtio,$(IOMMU)),-device virtio-iommu-pci)
+# virtio-iommu remaps no interrupts, and iommufd wants to be told that this is known.
+BOOTARGS := console=ttyS0 $(if $(filter virtio,$(IOMMU)),iommufd.allow_unsafe_interrupts=1)
+# An interrupt each: ISA lines cannot be shared with the first two.
+PORTS := -device isa-serial,chardev=console,index=0 \
+	-device isa-serial,chardev=verdict,index=1 \
+	-device isa-serial,chardev=host,index=2,irq=5 \
+	-device isa-serial,chardev=out,index=3,irq=7
+endif
 
 # port ID,SLOT: a hotplug-capable root port
 port = -device pcie-root-port,id=$(1),chassis=$(2),slot=$(2)
