@@ -23,7 +23,10 @@ PEER_SIZE ?= 16M
 BIGBAR_SIZE ?= 16G
 MEMORY ?= 1G
 SMP ?= 2
-ACCEL ?= tcg
+# With a thread for each CPU QEMU 7.2 sometimes forgets that a timer interrupt was
+# acknowledged: the CPU is idle, its local APIC holds the vector in service, and no timer
+# fires there again.
+ACCEL ?= tcg$(comma)thread=single
 HOTPLUG ?= acpi
 IOMMU ?= intel
 
