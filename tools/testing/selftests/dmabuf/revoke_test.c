@@ -697,7 +697,9 @@ static int undo_unplug(struct lab *lab)
 	/* It shows up step by step, and cannot be bound before the last of them */
 	if (!wait_until(!pci_bind_vfio(lab->peer.name), UNPLUG_WAIT_MS))
 		return -ETIMEDOUT;
-	return undo_close(lab);
+	/* VFIO resets what it opens, and does not wait for who has the device locked */
+	wait_until((ret = undo_close(lab)) != -EAGAIN, UNPLUG_WAIT_MS);
+	return ret;
 }
 
 /* The unplugged device is the one that QEMU knows as "peer", and no other */
