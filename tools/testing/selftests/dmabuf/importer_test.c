@@ -13,6 +13,9 @@
 #define BOUND_MS	60000
 #define TWO_PAGES	(2 * SZ_4K)
 
+/* A register of BAR 0 that a reset clears, as an index of 32 bits */
+#define IVSHMEM_INTR_MASK	0
+
 FIXTURE(importer)
 {
 	struct lab lab;
@@ -372,14 +375,15 @@ TEST_F_TIMEOUT(importer, slow_when_closed, LAB_TIMEOUT)
 	test_err_map(ENODEV, handle);
 }
 
-/* Turn decode off in a child, as it takes long */
-#define start_decode_off(_pid)						\
+/* In a child, as it takes long */
+#define start(_pid, _call)						\
 do {									\
 	(_pid) = fork();						\
 	ASSERT_LE(0, (_pid));						\
 	if (!(_pid))							\
-		_exit(vfio_dev_decode(&self->lab.peer, false) ? 1 : 0);	\
+		_exit((_call) ? 1 : 0);					\
 } while (0)
+#define start_decode_off(_pid)	start(_pid, vfio_dev_decode(&self->lab.peer, false))
 
 static bool has_ended(pid_t pid, int *status)
 {
@@ -413,6 +417,51 @@ TEST_F_TIMEOUT(importer, no_new_mapping_while_draining, LAB_TIMEOUT)
 	test_decode(true);
 	test_map(other);
 	test_use(other, 0);
+}
+
+/* The device has its memory, and is not touched, for as long as somebody may use it */
+TEST_F_TIMEOUT(importer, drained_before_decode_goes, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS);
+	int config = test_fd(pci_open(self->lab.peer.name, "config", O_RDONLY));
+	__u16 command = 0;
+	pid_t pid;
+
+	test_map(handle);
+	start_decode_off(pid);
+	wait_for_invalidate(handle);
+	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	ASSERT_TRUE(is_mapped(handle));
+	EXPECT_TRUE(command & PCI_COMMAND_MEMORY);
+	unmap(self->fd, handle);
+	test_end(pid);
+	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	EXPECT_FALSE(command & PCI_COMMAND_MEMORY);
+	test_decode(true);
+	close(config);
+}
+
+TEST_F_TIMEOUT(importer, drained_before_reset, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS), seen;
+	int bar = test_fd(pci_open(self->lab.peer.name, "resource0", O_RDWR));
+	volatile __u32 *regs;
+	pid_t pid;
+
+	regs = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, bar, 0);
+	ASSERT_NE(MAP_FAILED, regs);
+	regs[IVSHMEM_INTR_MASK] = 1;
+	test_map(handle);
+	start(pid, vfio_dev_reset(&self->lab.peer));
+	wait_for_invalidate(handle);
+	seen = regs[IVSHMEM_INTR_MASK];
+	ASSERT_TRUE(is_mapped(handle));
+	EXPECT_EQ(1, seen);
+	unmap(self->fd, handle);
+	test_end(pid);
+	EXPECT_EQ(0, regs[IVSHMEM_INTR_MASK]);
+	munmap((void *)regs, PAGE_BYTES);
+	close(bar);
 }
 
 /* An importer that lets go early ends the wait early */

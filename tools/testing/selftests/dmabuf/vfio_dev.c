@@ -203,6 +203,17 @@ __u64 pci_bar_start(const char *name, int bar)
 	return start;
 }
 
+/* What a device has in sysfs goes round VFIO, and is there while VFIO keeps everybody waiting */
+int pci_open(const char *name, const char *attr, int flags)
+{
+	char path[SYSFS_PATH_MAX];
+	int fd;
+
+	snprintf(path, sizeof(path), SYSFS_DEVICES "/%s/%s", name, attr);
+	fd = open(path, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 static bool pci_has_driver(const char *name)
 {
 	char path[SYSFS_PATH_MAX];

@@ -74,6 +74,7 @@ int pci_parent(const char *name, char parent[PCI_NAME_LEN]);
 bool pci_present(const char *name);
 __u64 pci_bar_size(const char *name, int bar);
 __u64 pci_bar_start(const char *name, int bar);
+int pci_open(const char *name, const char *attr, int flags);
 int pci_bind(const char *name, const char *driver);
 int pci_bind_vfio(const char *name);
 int pci_find_node(const char *name, const char *class, const char *prefix, const char *folder,
