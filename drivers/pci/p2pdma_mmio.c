@@ -8,6 +8,7 @@
  * by its addresses, and the result is a scatterlist of DMA addresses alone.
  */
 #include <linux/dma-mapping.h>
+#include <linux/iommu.h>
 #include <linux/overflow.h>
 #include <linux/pci-p2pdma.h>
 #include <linux/range.h>
@@ -86,6 +87,20 @@ static void mmio_unmap_resources(struct sg_table *sgt,
 	}
 }
 
+/*
+ * An IOMMU has addresses for @range that @client can reach. Without one they are
+ * what they are, and the DMA API warns about those that are too high.
+ */
+static bool mmio_is_reachable(const struct range *range, struct device *client)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(client);
+
+	if (domain && domain->type & __IOMMU_DOMAIN_PAGING)
+		return true;
+	return range->end <= min_not_zero(dma_get_mask(client),
+					  client->bus_dma_limit);
+}
+
 static int mmio_map_resources(struct sg_table *sgt, const struct range *ranges,
 			      unsigned int nr_ranges, size_t max_seg,
 			      struct device *client,
@@ -98,15 +113,21 @@ static int mmio_map_resources(struct sg_table *sgt, const struct range *ranges,
 		u64 len = range_len(&ranges[i]);
 		dma_addr_t addr;
 
+		if (!mmio_is_reachable(&ranges[i], client))
+			goto err_unmap;
+
 		addr = dma_map_resource(client, ranges[i].start, len, dir,
 					P2PDMA_MMIO_ATTRS);
-		if (dma_mapping_error(client, addr)) {
-			mmio_unmap_resources(sgt, ranges, i, client, dir);
-			return -EIO;
-		}
+		if (dma_mapping_error(client, addr))
+			goto err_unmap;
+
 		sg = mmio_fill_segs(sg, addr, len, max_seg, false);
 	}
 	return 0;
+
+err_unmap:
+	mmio_unmap_resources(sgt, ranges, i, client, dir);
+	return -EIO;
 }
 
 static int mmio_fill_bus_addrs(struct sg_table *sgt, u64 bus_offset,
@@ -138,7 +159,8 @@ static int mmio_fill_bus_addrs(struct sg_table *sgt, u64 bus_offset,
  * The entries are PCI bus addresses, marked with sg_dma_mark_bus_address(), where
  * a switch routes from @client to @provider by itself. Otherwise they are what
  * dma_map_resource() returns for @client. They follow @ranges in order. None is
- * longer than the segment size of @client, nor 4 GiB or more.
+ * longer than the segment size of @client, or a page if that is less, nor 4 GiB or
+ * more. As with dma_map_resource(), the segment boundary of @client is not heeded.
  *
  * There are no struct pages behind the result: it has no entries for the CPU
  * (&sg_table.orig_nents is 0), only &sg_table.nents for DMA.
@@ -148,7 +170,7 @@ static int mmio_fill_bus_addrs(struct sg_table *sgt, u64 bus_offset,
  *
  * Return: the table, or an ERR_PTR: -EOPNOTSUPP if P2PDMA does not know a way from
  * @client to @provider, -ENOMEM, -EOVERFLOW if there were too many entries, -EIO
- * if @client cannot address the BAR.
+ * if @client cannot address the BAR, or has no DMA addresses left for it.
  */
 struct sg_table *pci_p2pdma_map_mmio(struct pci_dev *provider, int bar,
 				     const struct range *ranges,

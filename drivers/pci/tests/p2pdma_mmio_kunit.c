@@ -321,19 +321,26 @@ static void too_many_entries(struct kunit *test)
 			-EOVERFLOW);
 }
 
+/* As it sees it. Of several ranges those before one out of reach are undone. */
 static void client_must_reach_last_byte(struct kunit *test)
 {
+	const struct range pages[] = {
+		one_page, { BAR_START + PAGE_SIZE, BAR_START + 2 * PAGE_SIZE - 1 }
+	};
+	const struct way *way = test->param_value;
 	struct topology *top = fake_topology(test);
-	struct pci_dev *client = top->client[SAME_SWITCH];
+	struct pci_dev *client = top->client[way->place];
 	struct sg_table *sgt;
 
-	client->dma_mask = BAR_BUS_START + PAGE_SIZE - 1;
-	sgt = map_for(top, SAME_SWITCH, &one_page, 1);
+	if (way->acs_redirect)
+		top->provider_port->acs_cap = ACS_CAP;
+	client->dma_mask = way->addr + 2 * PAGE_SIZE - 1;
+	sgt = map_for(top, way->place, pages, 2);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, sgt);
-	unmap_for(top, SAME_SWITCH, sgt, &one_page, 1);
+	unmap_for(top, way->place, sgt, pages, 2);
 
 	client->dma_mask--;
-	sgt = map_for(top, SAME_SWITCH, &one_page, 1);
+	sgt = map_for(top, way->place, pages, 2);
 	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(sgt), -EIO);
 }
 
@@ -343,7 +350,7 @@ static struct kunit_case p2pdma_mmio_cases[] = {
 	KUNIT_CASE_PARAM(split_of_bus_addresses, split_gen_params),
 	KUNIT_CASE_PARAM(split_of_dma_mappings, split_gen_params),
 	KUNIT_CASE(too_many_entries),
-	KUNIT_CASE(client_must_reach_last_byte),
+	KUNIT_CASE_PARAM(client_must_reach_last_byte, way_gen_params),
 	{}
 };
 
