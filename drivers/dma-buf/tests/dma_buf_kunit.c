@@ -158,9 +158,8 @@ static void exporter_exit(void *data)
 {
 	struct exporter *exp = data;
 
-	dma_buf_put(exp->dmabuf);
-	/* A kernel thread leaves the release to a work item. */
-	flush_delayed_fput();
+	/* dma_buf_put() of a kernel thread leaves the release to a work item. */
+	__fput_sync(exp->dmabuf->file);
 	KUNIT_EXPECT_NULL_MSG(exp->test, exp->dmabuf, "dma-buf leaked");
 }
 
