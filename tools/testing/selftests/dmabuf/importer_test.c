@@ -448,6 +448,8 @@ TEST_F_TIMEOUT(importer, drained_before_reset, LAB_TIMEOUT)
 	volatile __u32 *regs;
 	pid_t pid;
 
+	if (!pci_matches(self->lab.peer.name, pci_id_ivshmem))
+		SKIP(return, "only ivshmem has a register that tells of a reset");
 	regs = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, bar, 0);
 	ASSERT_NE(MAP_FAILED, regs);
 	regs[IVSHMEM_INTR_MASK] = 1;
@@ -462,6 +464,85 @@ TEST_F_TIMEOUT(importer, drained_before_reset, LAB_TIMEOUT)
 	EXPECT_EQ(0, regs[IVSHMEM_INTR_MASK]);
 	munmap((void *)regs, PAGE_BYTES);
 	close(bar);
+}
+
+/* The end of a process does the last close */
+TEST_F_TIMEOUT(importer, drained_before_close, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS);
+	int config = test_fd(pci_open(self->lab.peer.name, "config", O_RDONLY));
+	__u16 command = 0;
+	int ignored;
+	pid_t pid;
+
+	ASSERT_EQ(0, vfio_dev_bus_master(&self->lab.peer, true));
+	test_map(handle);
+	start(pid, pause());
+	lab_close_peer(&self->lab);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	wait_for_invalidate(handle);
+	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	ASSERT_TRUE(is_mapped(handle));
+	EXPECT_TRUE(command & PCI_COMMAND_MASTER);
+	unmap(self->fd, handle);
+	ASSERT_TRUE(wait_until(has_ended(pid, &ignored), BOUND_MS));
+	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	EXPECT_FALSE(command & PCI_COMMAND_MASTER);
+	close(config);
+}
+
+static int unbind_only(struct lab *lab)
+{
+	lab_close_peer(lab);
+	return pci_unbind(lab->peer.name);
+}
+
+/* Unbinding waits for userspace to close the device. Taking the memory back does not. */
+TEST_F_TIMEOUT(importer, drained_by_unbind, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, DRAIN_MS), other = test_import(GOOD);
+	int unused;
+	pid_t pid;
+
+	test_map(handle);
+	start(pid, unbind_only(&self->lab));
+	wait_for_invalidate(handle);
+	test_err_map(ENODEV, other);
+	test_err_import(ENODEV, GOOD);
+	EXPECT_TRUE(wait_until(!is_mapped(handle), BOUND_MS));
+	test_stale(handle);
+
+	test_decode(false);
+	test_decode(true);
+	test_err_map(ENODEV, handle);
+	EXPECT_EQ(-ENODEV, vfio_dev_export_range(&self->lab.peer, PEER_BAR, 0, SZ_4K));
+	EXPECT_FALSE(has_ended(pid, &unused));
+	lab_close_peer(&self->lab);
+	test_end(pid);
+	test_err_map(ENODEV, handle);
+}
+
+/* All are told before the first is waited for */
+TEST_F_TIMEOUT(importer, buffers_drain_together, LAB_TIMEOUT)
+{
+	__u32 handles[4];
+	pid_t pid;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(handles); i++) {
+		self->dmabuf = test_export(i * SZ_4K, SZ_4K);
+		handles[i] = test_import_slow(0, LONG_DRAIN_MS);
+		test_map(handles[i]);
+	}
+	start_decode_off(pid);
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		wait_for_invalidate(handles[i]);
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		EXPECT_TRUE(is_mapped(handles[i]));
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		unmap(self->fd, handles[i]);
+	test_end(pid);
+	test_decode(true);
 }
 
 /* An importer that lets go early ends the wait early */

@@ -5,6 +5,9 @@
  */
 #include "importer.h"
 
+#define DRAIN_MS	5000
+#define BOUND_MS	60000
+
 /* The tree of PCI, from the host bridge down to both devices */
 FIXTURE(placement)
 {
@@ -162,6 +165,37 @@ TEST_F_TIMEOUT(pair, hot_reset_takes_both, LAB_TIMEOUT)
 	test_dma_write(LAB_COPY_IOVA);
 	EXPECT_TRUE(lab_holds(self->other.bar, 1));
 	lab_clear_bar(&self->other);
+}
+
+/* Importers of the second function are told before those of the first are waited for */
+TEST_F_TIMEOUT(pair, functions_drain_together, LAB_TIMEOUT)
+{
+	int fd, buffers[2], i, ended = -1;
+	__u32 handles[2];
+	pid_t pid;
+
+	fd = importer_open_second();
+	REQUIRE(fd >= 0, "no test importer");
+	buffers[0] = test_export(0, SZ_4K);
+	buffers[1] = test_fd(vfio_dev_export_range(&self->other.peer, PEER_BAR, 0, SZ_4K));
+	for (i = 0; i < ARRAY_SIZE(handles); i++) {
+		handles[i] = test_fd(import_slow(fd, buffers[i], GOOD, 0, DRAIN_MS));
+		if (map(fd, handles[i], NULL) == -EOPNOTSUPP && !host_bridge_is_trusted())
+			SKIP(return, "P2PDMA does not trust the host bridge");
+	}
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(vfio_dev_hot_reset(&self->lab.peer) ? 1 : 0);
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		ASSERT_TRUE(wait_until(status(fd, handles[i]) & DMA_BUF_TEST_INVALIDATED,
+				       BOUND_MS));
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		EXPECT_TRUE(status(fd, handles[i]) & DMA_BUF_TEST_MAPPED);
+	for (i = 0; i < ARRAY_SIZE(handles); i++)
+		unmap(fd, handles[i]);
+	ASSERT_EQ(pid, waitpid(pid, &ended, 0));
+	EXPECT_EQ(0, ended);
 }
 
 /* Less than all functions of a bus reset: nobody is told to let go */

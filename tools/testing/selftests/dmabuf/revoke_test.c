@@ -619,6 +619,16 @@ FIXTURE_TEARDOWN(asleep)
 
 #define test_power(_state)	ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, _state))
 
+/* Memory answers in D0 only. Few devices have D1, but nobody asks before the revoke. */
+TEST_F_TIMEOUT(asleep, in_d1, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	test_power(PCI_POWER_D1);
+	test_power(PCI_POWER_D0);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+}
+
 TEST_F_TIMEOUT(asleep, decode_turned_on, LAB_TIMEOUT)
 {
 	test_decode(false);

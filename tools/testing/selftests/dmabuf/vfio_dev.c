@@ -81,7 +81,7 @@ static int read_hex(const char *name, const char *attr, unsigned int *val)
 	return ret;
 }
 
-static bool pci_matches(const char *name, struct pci_id id)
+bool pci_matches(const char *name, struct pci_id id)
 {
 	unsigned int vendor, device;
 

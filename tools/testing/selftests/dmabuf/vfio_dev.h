@@ -35,6 +35,7 @@ extern const struct pci_id pci_id_nvme;		/* peer: has PM and FLR too */
 
 enum {
 	PCI_POWER_D0 = 0,
+	PCI_POWER_D1 = 1,
 	PCI_POWER_D3HOT = 3,
 };
 
@@ -66,6 +67,7 @@ void pause_us(unsigned int us);
 })
 
 /* PCI through sysfs */
+bool pci_matches(const char *name, struct pci_id id);
 void pci_copy_name(char to[PCI_NAME_LEN], const char *from);
 int pci_find(struct pci_id id, int nth, char name[PCI_NAME_LEN]);
 int pci_find_below(const char *bridge, struct pci_id id, char name[PCI_NAME_LEN]);
