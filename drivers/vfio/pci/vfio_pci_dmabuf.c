@@ -30,10 +30,11 @@
  *
  * Lock order:
  *
- *	vfio_pci_core_device.memory_lock
- *	  vfio_pci_dma_buf.resv (the reservation lock of the dma-buf)
- *	    locks of importers, in their invalidate_mappings
- *	  vfio_pci_dma_bufs_lock
+ *	mmap_lock, in the fault handler of a BAR
+ *	  vfio_pci_core_device.memory_lock
+ *	    vfio_pci_dma_buf.resv (the reservation lock of the dma-buf)
+ *	      locks of importers, in their invalidate_mappings
+ *	    vfio_pci_dma_bufs_lock
  *
  * All changes between LIVE and REVOKED are made with memory_lock held for write,
  * the lock under which the BARs are switched off and on; for a new buffer that
@@ -192,7 +193,10 @@ static int vfio_pci_dma_buf_pin(struct dma_buf_attachment *attach)
 
 static void vfio_pci_dma_buf_unpin(struct dma_buf_attachment *attach)
 {
+	struct vfio_pci_dma_buf *buf = attach->dmabuf->priv;
+
 	/* A BAR never moves. */
+	dma_resv_assert_held(&buf->resv);
 }
 
 static struct sg_table *vfio_pci_dma_buf_map(struct dma_buf_attachment *attach,
@@ -337,7 +341,8 @@ static void dma_bufs_drain(struct vfio_pci_core_device *vdev)
  * followed by vfio_pci_dma_buf_revoke_wait(). There are two functions so that the
  * importers of all buffers of all devices of a reset let go at the same time.
  *
- * Context: memory_lock is held for write, with the BARs still answering.
+ * Context: memory_lock is held for write. If the BARs answer, they do until
+ * vfio_pci_dma_buf_revoke_wait() has returned.
  */
 void vfio_pci_dma_buf_revoke_begin(struct vfio_pci_core_device *vdev)
 {
@@ -386,11 +391,14 @@ void vfio_pci_dma_buf_restore(struct vfio_pci_core_device *vdev)
  *
  * Leaves no buffer that refers to @vdev. Called before the function is disabled.
  *
- * Context: Waits for importers, bounded by kernel and hardware.
+ * Context: The lock of the device set is held. Waits for importers, bounded by
+ * kernel and hardware.
  */
 void vfio_pci_dma_buf_close(struct vfio_pci_core_device *vdev)
 {
 	struct vfio_pci_dma_buf *buf, *tmp;
+
+	lockdep_assert_held(&vdev->vdev.dev_set->lock);
 
 	dma_bufs_set_state(vdev, VFIO_PCI_DMA_BUF_DEAD);
 	dma_bufs_drain(vdev);
