@@ -448,6 +448,21 @@ static bool reap_all(void)
 	return false;
 }
 
+/* Does not return */
+static void exec_with_args(const char *path)
+{
+	char args[128], *argv[16] = { (char *)path }, *save = NULL;
+	int argc = 1;
+
+	if (get_param("vmtest.args", args, sizeof(args)))
+		argv[argc] = strtok_r(args, ",", &save);
+	while (argv[argc] && argc < 15)
+		argv[++argc] = strtok_r(NULL, ",", &save);
+	execv(path, argv);
+	dprintf(2, "# cannot run %s: %s\n", path, strerror(errno));
+	_exit(127);
+}
+
 static pid_t spawn(const char *path, int *from)
 {
 	char dir[128], *slash;
@@ -471,9 +486,7 @@ static pid_t spawn(const char *path, int *from)
 		slash[slash == dir] = '\0';
 		if (chdir(dir))
 			_exit(126);
-		execl(path, path, NULL);
-		dprintf(2, "# cannot run %s: %s\n", path, strerror(errno));
-		_exit(127);
+		exec_with_args(path);
 	}
 	close(fds[1]);
 	*from = fds[0];
