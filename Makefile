@@ -7,8 +7,8 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check check-iommus fuzz stress bench series kernel \
-	lint lint-builds model mutants bisect test-compose clean distclean
+.PHONY: help deps base compose kernel-image demo check check-iommus fuzz stress coverage bench series \
+	kernel lint lint-builds model mutants bisect test-compose clean distclean
 
 help: ## list the targets
 	@awk -F ' *[#][#] *' '/^[a-z-]+:.*##/ { sub(/:.*/, "", $$1); printf "%-14s %s\n", $$1, $$2 }' \
@@ -49,6 +49,10 @@ stress: deps compose ## revoke 100000 times with everything else going on; or RO
 check-iommus: deps compose ## run tests behind virtio-iommu and, on arm64, SMMUv3
 	@lab/install-deps arm64
 	@lab/check virtio smmuv3
+
+coverage: deps compose ## show which lines and branches of the series the tests execute
+	@lab/install-deps coverage
+	@lab/check coverage
 
 bench: deps compose ## measure this kernel and an unpatched one, and compare
 	@$(vm_is_there)
