@@ -9,7 +9,8 @@
  * be mapped.
  *
  * Every (area, domain) pair that the dma-buf should be mapped in has a struct
- * iopt_dmabuf_map. The one invariant is, under iopt_pages::mutex:
+ * iopt_dmabuf_map. The one invariant is, under both the reservation lock and
+ * iopt_pages::mutex:
  *
  *	revoked: none of them is mapped
  *	else:    all of them are mapped
@@ -21,9 +22,13 @@
  * userspace to fault pages in, which a revoke must not. This is what the pairs are
  * kept for, and it puts this mutex in a class of its own:
  *
- *	domains_rwsem -> reservation lock -> iopt_pages::mutex (of dma-bufs)
+ *	reservation lock -> iopt_pages::mutex (of dma-bufs)
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of dma-bufs)
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of others) -> mmap_lock
+ *
+ * Under the mutex, to map can take long as well: the tables are charged to who maps,
+ * and a cgroup at its limit is made to wait for each batch of them. So mapping goes
+ * by steps, and the revoke tells it to stop before it waits for the mutex.
  *
  * An area of a revoked dma-buf stays where it is, mapping nothing, until userspace
  * unmaps it. An area that is mapped cannot be split, so there is no use for small
@@ -35,6 +40,7 @@
 #include <linux/iommufd.h>
 #include <linux/overflow.h>
 #include <linux/range.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 
 #include "io_pagetable.h"
@@ -49,15 +55,13 @@ static struct lock_class_key dmabuf_pages_mutex_class;
  * struct iopt_dmabuf - what iopt_pages of a dma-buf have besides
  * @attach: our attachment, pinned
  * @ranges: physical ranges of the whole dma-buf, owned by the exporter
- * @nr_ranges: number of @ranges
  * @start: offset in the dma-buf of the first page, in bytes
- * @revoked: nothing is mapped; protected by iopt_pages::mutex
+ * @revoked: nothing is to be mapped; written under the reservation lock
  * @maps: iopt_dmabuf_map::node; protected by iopt_pages::mutex
  */
 struct iopt_dmabuf {
 	struct dma_buf_attachment *attach;
 	const struct range *ranges;
-	unsigned int nr_ranges;
 	unsigned long start;
 	bool revoked;
 	struct list_head maps;
@@ -69,6 +73,7 @@ struct iopt_dmabuf {
  * @area_node: on iopt_area::dmabuf_maps, for everything else
  * @area: the area
  * @domain: one of the domains of the area's IOAS
+ * @mapped: it is
  *
  * All are protected by iopt_pages::mutex.
  */
@@ -77,6 +82,7 @@ struct iopt_dmabuf_map {
 	struct list_head area_node;
 	struct iopt_area *area;
 	struct iommu_domain *domain;
+	bool mapped;
 };
 
 /**
@@ -107,64 +113,114 @@ void iommufd_unregister_dma_buf_exporter(struct iommufd_dma_buf_exporter *export
 }
 EXPORT_SYMBOL_NS_GPL(iommufd_unregister_dma_buf_exporter, IOMMUFD_DMA_BUF);
 
+/* It is this that bounds the walks over the ranges. */
+static int dmabuf_check_ranges(const struct range *ranges,
+			       unsigned int nr_ranges, size_t size)
+{
+	u64 total = 0;
+	unsigned int i;
+
+	for (i = 0; i < nr_ranges; i++) {
+		if (WARN_ON(!PAGE_ALIGNED(ranges[i].start | (ranges[i].end + 1))))
+			return -EINVAL;
+		total += range_len(&ranges[i]);
+	}
+	return WARN_ON(total != size) ? -EINVAL : 0;
+}
+
 /* The reference to the dma-buf keeps the exporter that matches it registered. */
 static int dmabuf_get_ranges(struct iopt_dmabuf *db, struct dma_buf *dmabuf)
 {
 	struct iommufd_dma_buf_exporter *exporter;
+	unsigned int nr_ranges;
 	int rc = -EOPNOTSUPP;
 
 	mutex_lock(&dma_buf_exporters_lock);
 	list_for_each_entry(exporter, &dma_buf_exporters, node) {
 		if (exporter->ops != dmabuf->ops)
 			continue;
-		exporter->get_ranges(dmabuf, &db->ranges, &db->nr_ranges);
-		rc = 0;
+		exporter->get_ranges(dmabuf, &db->ranges, &nr_ranges);
+		rc = dmabuf_check_ranges(db->ranges, nr_ranges, dmabuf->size);
 		break;
 	}
 	mutex_unlock(&dma_buf_exporters_lock);
 	return rc;
 }
 
-/* Map the part of the dma-buf that the area covers, which can be many ranges. */
-static int dmabuf_map_area(struct iopt_dmabuf *db, struct iopt_area *area,
-			   struct iommu_domain *domain)
+/*
+ * How much to map in one step. With pages of 4 KiB and more, that takes no more
+ * than about eight tables, and it ends where the largest of pages can follow.
+ */
+static size_t dmabuf_map_step(struct iommu_domain *domain, u64 iova, u64 phys,
+			      u64 length)
 {
+	u64 differ = iova ^ phys;
+	/* The page sizes for which both are at the same place in a page */
+	u64 pgsizes = domain->pgsize_bitmap & (differ ^ (differ - 1));
+	u64 step = pgsizes >= SZ_2M ? SZ_8G : SZ_16M;
+
+	return min(length, step - (iova & (step - 1)));
+}
+
+/*
+ * Map the part of the dma-buf that the area covers, which can be many ranges. If
+ * it is revoked meanwhile nothing is mapped, and that is no error.
+ */
+static int dmabuf_map_area(struct iopt_pages *pages,
+			   struct iopt_dmabuf_map *map)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	struct iopt_area *area = map->area;
 	int prot = (area->iommu_prot & ~IOMMU_CACHE) | IOMMU_MMIO;
-	u64 skip = db->start + iopt_area_start_byte(area, iopt_area_iova(area));
+	unsigned long iova = iopt_area_iova(area);
+	u64 skip = db->start + iopt_area_start_byte(area, iova);
 	const struct range *range = db->ranges;
 	size_t length = iopt_area_length(area);
 	size_t done = 0;
+	int rc = 0;
 	size_t n;
-	int rc;
 
-	for (; done != length; range++) {
+	lockdep_assert_held(&pages->mutex);
+
+	while (done != length) {
 		if (skip >= range_len(range)) {
 			skip -= range_len(range);
+			range++;
 			continue;
 		}
-		n = min_t(u64, range_len(range) - skip, length - done);
-		rc = iommu_map(domain, iopt_area_iova(area) + done,
-			       range->start + skip, n, prot,
-			       GFP_KERNEL_ACCOUNT);
+		if (READ_ONCE(db->revoked))
+			goto out_unmap;
+		n = dmabuf_map_step(map->domain, iova + done,
+				    range->start + skip,
+				    min(range_len(range) - skip, length - done));
+		rc = iommu_map(map->domain, iova + done, range->start + skip, n,
+			       prot, GFP_KERNEL_ACCOUNT);
 		if (rc)
-			goto err_unmap;
+			goto out_unmap;
 		done += n;
-		skip = 0;
+		skip += n;
 	}
+	map->mapped = true;
 	return 0;
 
-err_unmap:
+out_unmap:
 	if (done)
-		iommu_unmap(domain, iopt_area_iova(area), done);
+		iommu_unmap(map->domain, iova, done);
 	return rc;
 }
 
-static void dmabuf_unmap_area(struct iopt_area *area,
-			      struct iommu_domain *domain)
+static void dmabuf_unmap_area(struct iopt_pages *pages,
+			      struct iopt_dmabuf_map *map)
 {
-	size_t length = iopt_area_length(area);
+	size_t length = iopt_area_length(map->area);
 
-	WARN_ON(iommu_unmap(domain, iopt_area_iova(area), length) != length);
+	lockdep_assert_held(&pages->mutex);
+
+	if (!map->mapped)
+		return;
+	WARN_ON(iommu_unmap(map->domain, iopt_area_iova(map->area), length) !=
+		length);
+	map->mapped = false;
 }
 
 /**
@@ -180,26 +236,23 @@ static void dmabuf_unmap_area(struct iopt_area *area,
 int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
 			    struct iommu_domain *domain)
 {
-	struct iopt_dmabuf *db = pages->dmabuf;
 	struct iopt_dmabuf_map *map;
 	int rc;
 
 	lockdep_assert_held(&pages->mutex);
 
-	map = kmalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
+	map = kzalloc(sizeof(*map), GFP_KERNEL_ACCOUNT);
 	if (!map)
 		return -ENOMEM;
 	map->area = area;
 	map->domain = domain;
 
-	if (!db->revoked) {
-		rc = dmabuf_map_area(db, area, domain);
-		if (rc) {
-			kfree(map);
-			return rc;
-		}
+	rc = dmabuf_map_area(pages, map);
+	if (rc) {
+		kfree(map);
+		return rc;
 	}
-	list_add_tail(&map->node, &db->maps);
+	list_add_tail(&map->node, &pages->dmabuf->maps);
 	list_add_tail(&map->area_node, &area->dmabuf_maps);
 	return 0;
 }
@@ -213,7 +266,6 @@ int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
 void iopt_dmabuf_unfill_domain(struct iopt_area *area, struct iopt_pages *pages,
 			       struct iommu_domain *domain)
 {
-	struct iopt_dmabuf *db = pages->dmabuf;
 	struct iopt_dmabuf_map *map;
 
 	lockdep_assert_held(&pages->mutex);
@@ -221,8 +273,7 @@ void iopt_dmabuf_unfill_domain(struct iopt_area *area, struct iopt_pages *pages,
 	list_for_each_entry(map, &area->dmabuf_maps, area_node) {
 		if (map->domain != domain)
 			continue;
-		if (!db->revoked)
-			dmabuf_unmap_area(area, domain);
+		dmabuf_unmap_area(pages, map);
 		list_del(&map->area_node);
 		list_del(&map->node);
 		kfree(map);
@@ -275,16 +326,17 @@ int iopt_dmabuf_fill_domains(struct iopt_area *area, struct iopt_pages *pages)
 }
 
 /**
- * iopt_dmabuf_phys() - Physical address of the first page
+ * iopt_dmabuf_phys() - Physical address of a byte
  * @pages: Pages of a dma-buf
+ * @start_byte: Offset in @pages
  *
  * Return: its physical address
  */
-phys_addr_t iopt_dmabuf_phys(struct iopt_pages *pages)
+phys_addr_t iopt_dmabuf_phys(struct iopt_pages *pages, unsigned long start_byte)
 {
 	struct iopt_dmabuf *db = pages->dmabuf;
 	const struct range *range = db->ranges;
-	u64 skip = db->start;
+	u64 skip = db->start + start_byte;
 
 	for (; skip >= range_len(range); range++)
 		skip -= range_len(range);
@@ -299,11 +351,11 @@ static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 
+	WRITE_ONCE(db->revoked, true);
 	mutex_lock(&pages->mutex);
-	if (!db->revoked) {
-		db->revoked = true;
-		list_for_each_entry(map, &db->maps, node)
-			dmabuf_unmap_area(map->area, map->domain);
+	list_for_each_entry(map, &db->maps, node) {
+		dmabuf_unmap_area(pages, map);
+		cond_resched();
 	}
 	mutex_unlock(&pages->mutex);
 }
@@ -328,11 +380,8 @@ static int dmabuf_attach_and_pin(struct iopt_pages *pages,
 
 	dma_resv_lock(dmabuf->resv, NULL);
 	rc = dma_buf_pin(db->attach);
-	if (!rc) {
-		mutex_lock(&pages->mutex);
+	if (!rc)
 		db->revoked = false;
-		mutex_unlock(&pages->mutex);
-	}
 	dma_resv_unlock(dmabuf->resv);
 	if (rc)
 		dma_buf_detach(dmabuf, db->attach);

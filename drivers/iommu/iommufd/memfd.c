@@ -14,7 +14,6 @@
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
-#include <uapi/linux/falloc.h>
 #include <uapi/linux/fcntl.h>
 
 #include "io_pagetable.h"
@@ -157,18 +156,6 @@ static unsigned long memfd_folios_to_pages(struct folio **folios,
 	return done;
 }
 
-/*
- * memfd_pin_folios() takes what hugetlb has reserved for others if a folio is not
- * there yet. fallocate() is charged as a page fault is, and fails if it must.
- */
-static int memfd_populate(struct file *file, loff_t start, loff_t last)
-{
-	if (!is_file_hugepages(file) || !file->f_op->fallocate)
-		return 0;
-	return file->f_op->fallocate(file, FALLOC_FL_KEEP_SIZE, start,
-				     last - start + 1);
-}
-
 /**
  * iopt_memfd_pin() - Pin pages of a file
  * @pages: from iopt_alloc_memfd_pages()
@@ -183,31 +170,29 @@ static int memfd_populate(struct file *file, loff_t start, loff_t last)
 long iopt_memfd_pin(struct iopt_pages *pages, unsigned long start_index,
 		    unsigned long npages, struct page **out_pages)
 {
+	struct inode *inode = file_inode(pages->file);
 	struct folio *folios[MEMFD_PIN_BATCH];
 	unsigned long done = 0;
 	loff_t start, last;
 	pgoff_t offset;
 	long nr;
-	int rc;
 
 	start = pages->file_start + start_index * PAGE_SIZE;
 	last = start + npages * PAGE_SIZE - 1;
 	/* A file need not end with a page, but must not be pinned beyond. */
-	last = min(last, i_size_read(file_inode(pages->file)) - 1);
+	last = min(last, i_size_read(inode) - 1);
 	if (start > last)
 		return -EINVAL;
-
-	rc = memfd_populate(pages->file, start, last);
-	if (rc)
-		return rc;
 
 	while (done != npages) {
 		if (fatal_signal_pending(current))
 			return done ?: -EINTR;
 		cond_resched();
+		inode_lock_shared(inode);
 		nr = memfd_pin_folios(pages->file, start + done * PAGE_SIZE,
 				      last, folios, ARRAY_SIZE(folios),
 				      &offset);
+		inode_unlock_shared(inode);
 		if (nr <= 0)
 			return done ?: nr ?: -EFAULT;
 		done += memfd_folios_to_pages(folios, nr, PHYS_PFN(offset),

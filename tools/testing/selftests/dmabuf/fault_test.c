@@ -504,8 +504,14 @@ TEST_F_TIMEOUT(import, map_where_there_is_room, LAB_TIMEOUT)
 	test_still_works();
 }
 
+static long map_memfd(struct lab *lab, int fd, __u32 prot, __u64 iova)
+{
+	return ioas_map_file(lab->iommufd, lab->ioas, prot | IOAS_FIXED, fd, 0, MEMFD_SIZE, &iova);
+}
+
 /* A new file each time, so its pages fail as well */
-TEST_F_TIMEOUT(import, map_memfd, LAB_TIMEOUT)
+static void sweep_map_memfd(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
+			    __u32 prot)
 {
 	__u64 iova;
 	long ret;
@@ -516,7 +522,7 @@ TEST_F_TIMEOUT(import, map_memfd, LAB_TIMEOUT)
 		fd = memfd_create("fault", 0);
 		ASSERT_LE(0, fd);
 		ASSERT_EQ(0, ftruncate(fd, MEMFD_SIZE));
-		ret = faulty(map_fixed(&self->lab, self->lab.ioas, fd, MEMFD_SIZE, iova));
+		ret = faulty(map_memfd(&self->lab, fd, prot, iova));
 		test_undo_map(ret, self->lab.ioas, iova, MEMFD_SIZE);
 		test_map_at(self->lab.ioas, fd, 0, MEMFD_SIZE, iova);
 		test_unmap(self->lab.ioas, iova, MEMFD_SIZE);
@@ -524,6 +530,16 @@ TEST_F_TIMEOUT(import, map_memfd, LAB_TIMEOUT)
 	}
 	test_swept();
 	test_still_works();
+}
+
+TEST_F_TIMEOUT(import, map_memfd, LAB_TIMEOUT)
+{
+	sweep_map_memfd(_metadata, self, IOAS_RW);
+}
+
+TEST_F_TIMEOUT(import, map_memfd_read_only, LAB_TIMEOUT)
+{
+	sweep_map_memfd(_metadata, self, IOAS_RO);
 }
 
 static long copy_fixed(struct lab *lab, __u32 dst, __u64 dst_iova)

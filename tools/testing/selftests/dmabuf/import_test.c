@@ -5,7 +5,10 @@
  */
 #include <limits.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 
+#include <linux/capability.h>
 #include <linux/udmabuf.h>
 
 #include "lab.h"
@@ -329,6 +332,33 @@ TEST_F_TIMEOUT(import, several_ranges, LAB_TIMEOUT)
 	test_dma_write(LAB_COPY_IOVA + SZ_4K);
 	expect_landed(0, 1);
 	test_err_map_at(EINVAL, self->lab.ioas, fd, 0, 5 * SZ_4K, LAB_COPY_IOVA + PART);
+}
+
+static int drop_capability(int cap)
+{
+	struct __user_cap_header_struct header = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &header, data))
+		return -errno;
+	data[CAP_TO_INDEX(cap)].effective &= ~CAP_TO_MASK(cap);
+	return syscall(SYS_capset, &header, data) ? -errno : 0;
+}
+
+/* Memory is pinned, and that is limited; MMIO is not */
+TEST_F_TIMEOUT(import, not_accounted, LAB_TIMEOUT)
+{
+	int memfd = test_fd(memfd_create("not_accounted", 0));
+
+	ASSERT_EQ(0, ftruncate(memfd, PART));
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ 0 }));
+	ASSERT_EQ(0, drop_capability(CAP_IPC_LOCK));
+	test_err_map_at(ENOMEM, self->lab.ioas, memfd, 0, PART, LAB_COPY_IOVA);
+	test_map_at(self->lab.ioas, self->dmabuf, 0, PART, LAB_BAR_IOVA);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
 }
 
 TEST_F_TIMEOUT(import, refused_flags, LAB_TIMEOUT)

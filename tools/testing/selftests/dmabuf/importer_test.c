@@ -207,6 +207,95 @@ TEST_F(importer, refused_kinds_while_revoked)
 	test_decode(true);
 }
 
+/* What the driver does not know, or has not got, it refuses and goes on */
+TEST_F_TIMEOUT(importer, refused_arguments, LAB_TIMEOUT)
+{
+	const __u32 size = self->lab.bar_size, too_late = DMA_BUF_TEST_MAX_DELAY_MS + 1;
+	const __u32 other = test_import(GOOD), handle = test_import(GOOD), none = 999;
+	const struct {
+		unsigned long cmd;
+		int error;
+		union {
+			struct dma_buf_test_import import;
+			struct dma_buf_test_handle handle;
+			struct dma_buf_test_map map;
+			struct dma_buf_test_dma dma;
+			struct dma_buf_test_status status;
+		};
+	} bad[] = {
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL, .import = { self->dmabuf, 1U << 31 } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL, .import = { self->dmabuf, .reserved = 1 } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL,
+		  .import = { self->dmabuf, DMA_BUF_TEST_STATIC | DMA_BUF_TEST_PIN } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL, .import = { self->dmabuf, DMA_BUF_TEST_STATIC, 1 } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL,
+		  .import = { self->dmabuf, DMA_BUF_TEST_NO_INVALIDATE, 0, 1 } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL, .import = { self->dmabuf, GOOD, too_late } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL, .import = { self->dmabuf, GOOD, 0, too_late } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EBADF, .import = { -1 } },
+		{ DMA_BUF_TEST_IOC_IMPORT, EINVAL, .import = { self->fd } },
+		{ DMA_BUF_TEST_IOC_DETACH, EINVAL, .handle = { handle, 1 } },
+		{ DMA_BUF_TEST_IOC_DETACH, ENOENT, .handle = { none } },
+		{ DMA_BUF_TEST_IOC_MAP, EINVAL, .map = { handle, .reserved = 1 } },
+		{ DMA_BUF_TEST_IOC_MAP, ENOENT, .map = { none } },
+		{ DMA_BUF_TEST_IOC_MAP, EALREADY, .map = { handle } },
+		{ DMA_BUF_TEST_IOC_UNMAP, EINVAL, .handle = { handle, 1 } },
+		{ DMA_BUF_TEST_IOC_UNMAP, ENOENT, .handle = { none } },
+		{ DMA_BUF_TEST_IOC_UNMAP, ENODEV, .handle = { other } },
+		{ DMA_BUF_TEST_IOC_STATUS, ENOENT, .status = { none } },
+		{ DMA_BUF_TEST_IOC_DMA, ENOENT, .dma = { none, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EINVAL, .dma = { handle, 1U << 31, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EINVAL, .dma = { handle, .length = 1, .reserved = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EINVAL, .dma = { handle } },
+		{ DMA_BUF_TEST_IOC_DMA, EINVAL,
+		  .dma = { handle, .length = DMA_BUF_TEST_MAX_DMA + 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EINVAL, .dma = { handle, .offset = size, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EINVAL, .dma = { handle, .offset = -1, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, ENODEV, .dma = { other, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, ENODEV,
+		  .dma = { other, DMA_BUF_TEST_DMA_STALE, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EFAULT, .dma = { handle, .length = 1 } },
+		{ DMA_BUF_TEST_IOC_DMA, EFAULT,
+		  .dma = { handle, DMA_BUF_TEST_DMA_WRITE, .length = 1 } },
+		{ _IO(DMA_BUF_TEST_MAGIC, 99), ENOTTY },
+		{ _IO(DMA_BUF_TEST_MAGIC + 1, 0), ENOTTY },
+		{ _IOWR(DMA_BUF_TEST_MAGIC, 0, char[256]), ENOTTY },
+	};
+	int again = importer_open_second();
+	unsigned int i;
+
+	test_map(handle);
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		EXPECT_EQ(-1, ioctl(self->fd, bad[i].cmd, &bad[i].import));
+		EXPECT_EQ(bad[i].error, errno) {
+			TH_LOG("call %u", i);
+		}
+	}
+	EXPECT_EQ(-1, ioctl(self->fd, DMA_BUF_TEST_IOC_MAP, NULL));
+	EXPECT_EQ(EFAULT, errno);
+	/* A handle is worth nothing in another file */
+	ASSERT_LE(0, again);
+	EXPECT_EQ(-ENOENT, unmap(again, handle));
+	EXPECT_EQ(-ENOENT, detach(again, handle));
+	test_use(handle, 0);
+}
+
+/* The importing device goes, and leaves nothing mapped */
+TEST_F_TIMEOUT(importer, importer_unbound, LAB_TIMEOUT)
+{
+	__u32 handle = test_import_slow(0, LONG_DRAIN_MS);
+	char name[PCI_NAME_LEN];
+
+	test_map(handle);
+	ASSERT_EQ(0, lab_find("VM_KDMA", pci_id_edu, name));
+	ASSERT_EQ(0, pci_unbind(name));
+	test_err_map(ENXIO, handle);
+	test_err_import(ENXIO, GOOD);
+	EXPECT_EQ(-ENXIO, detach(self->fd, handle));
+	test_decode(false);
+	test_decode(true);
+}
+
 TEST_F_TIMEOUT(importer, attach_while_revoked, LAB_TIMEOUT)
 {
 	__u32 handle;

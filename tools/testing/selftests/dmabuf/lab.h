@@ -20,6 +20,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -46,6 +47,7 @@
 #define LAB_RAM_IOVA	0x00100000ULL
 #define LAB_BAR_IOVA	0x01000000ULL
 #define LAB_COPY_IOVA	0x05000000ULL
+#define LAB_BIG_IOVA	(1ULL << 40)
 
 #define NOTHING		(-1L)
 
@@ -352,6 +354,22 @@ static inline int lab_choose_peer(struct lab *lab, enum lab_need need)
 		lab_close_peer(lab);
 	}
 	return -ENODEV;
+}
+
+/* The number that a line of such a @format has in a file of /proc, or -1 */
+static inline long lab_read_number(const char *path, const char *format)
+{
+	char line[128];
+	long number = -1;
+	FILE *file;
+
+	file = fopen(path, "re");
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file) && sscanf(line, format, &number) != 1)
+		;
+	fclose(file);
+	return number;
 }
 
 static inline bool lab_can_export(struct lab *lab)

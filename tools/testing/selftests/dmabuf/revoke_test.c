@@ -670,6 +670,83 @@ TEST_F_TIMEOUT(asleep, reset, LAB_TIMEOUT)
 	test_map_and_use(self->dmabuf);
 }
 
+/* A BAR of many GiB. There is no memory behind it that a DMA could change. */
+FIXTURE(big)
+{
+	struct lab lab;
+	int dmabuf;
+};
+
+FIXTURE_SETUP(big)
+{
+	const struct pci_id pci_id_testdev = { 0x1b36, 0x0005 };
+	char name[PCI_NAME_LEN];
+
+	self->lab.peer.fd = -1;
+	self->lab.buffers = dmabuf_count();
+	self->lab.iommufd = iommufd_open();
+	REQUIRE(self->lab.iommufd >= 0, "no /dev/iommu");
+	REQUIRE(!lab_find("VM_BIGBAR", pci_id_testdev, name) &&
+		!lab_open_peer(&self->lab, name), "no big BAR");
+	lab_open_importer(_metadata, &self->lab);
+	self->dmabuf = test_export(0, self->lab.bar_size);
+}
+
+FIXTURE_TEARDOWN(big)
+{
+	lab_close(_metadata, &self->lab);
+}
+
+/* Pages that IOMMU tables are made of, give or take what each CPU has not told yet */
+static long iommu_pages(void)
+{
+	return lab_read_number("/proc/vmstat", "nr_iommu_pages %ld");
+}
+
+#define SOME_PAGES	500
+
+/* How long it takes to map is up to userspace: its cgroup pays for the tables */
+TEST_F_TIMEOUT(big, map_under_way_is_not_waited_for, LAB_TIMEOUT)
+{
+	const __u64 size = self->lab.bar_size;
+	/* For large pages it would have to be aligned as the BAR is */
+	__u64 iova = LAB_BIG_IOVA + SZ_4K;
+	__u64 start, whole, revoke;
+	long before, full;
+	int status;
+	pid_t pid;
+
+	before = iommu_pages();
+	start = now_us();
+	test_map_at(self->lab.ioas, self->dmabuf, 0, size, iova);
+	whole = now_us() - start;
+	full = iommu_pages();
+	ASSERT_LT(before + 2 * SOME_PAGES, full);
+	test_unmap(self->lab.ioas, iova, size);
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(-ioas_map_file(self->lab.iommufd, self->lab.ioas, IOAS_RW | IOAS_FIXED,
+				     self->dmabuf, 0, size, &iova));
+	ASSERT_TRUE(wait_until(iommu_pages() > before + SOME_PAGES, LEAK_WAIT_MS));
+	start = now_us();
+	test_decode(false);
+	revoke = now_us() - start;
+	EXPECT_GT(whole / 2, revoke);
+	EXPECT_GT(before + SOME_PAGES, iommu_pages());
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	TH_LOG("mapped in %llu us, revoked in %llu us", whole, revoke);
+
+	test_decode(true);
+	EXPECT_GT(before + SOME_PAGES, iommu_pages());
+	test_unmap(self->lab.ioas, iova, size);
+	test_map_at(self->lab.ioas, self->dmabuf, 0, size, iova);
+	EXPECT_LT(full - SOME_PAGES, iommu_pages());
+	test_unmap(self->lab.ioas, iova, size);
+}
+
 /* Of the machine in vm/topology.mk; unplugging takes seconds, so all is in few tests */
 #define UNPLUG_PEER	"{\"execute\":\"device_del\",\"arguments\":{\"id\":\"peer\"}}"
 #define PLUG_PEER	"{\"execute\":\"device_add\",\"arguments\":{\"id\":\"peer\"," \

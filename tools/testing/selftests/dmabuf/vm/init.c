@@ -649,6 +649,7 @@ static bool run_test(const struct test *t, unsigned long taint)
 
 static void run_tests(void)
 {
+	struct counts unused = { 0 };
 	unsigned long taint = 0;
 	char debug[8] = "";
 	int good = 0;
@@ -674,6 +675,9 @@ static void run_tests(void)
 	verdict("leak dmabufs %d\n", leaked_dmabufs());
 	verdict("leak kmemleak %d\n", leaked_memory(want));
 	verdict("leak taint %lu\n", new_taint(taint));
+	/* With CHECK=gcov: what has been executed */
+	if (!access("/coverage", X_OK))
+		run("/coverage", 60, &unused);
 	verdict("end %d of %d good\n", good, nr_tests);
 }
 
