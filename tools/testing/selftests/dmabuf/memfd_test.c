@@ -688,17 +688,4 @@ TEST_F_TIMEOUT(other_file, tmpfs, LAB_TIMEOUT)
 	EXPECT_TRUE(lab_holds(va, 1));
 }
 
-/* What is left of a file that there are too few huge pages for can still be mapped */
-TEST_F_TIMEOUT(other_file, too_few_huge_pages, LAB_TIMEOUT)
-{
-	const __u64 size = 512 * HUGE_BYTES;
-	int fd;
-
-	fd = memfd_create("memfd_test", MFD_HUGETLB | MFD_HUGE_2MB);
-	REQUIRE(fd >= 0, "no huge pages");
-	ASSERT_EQ(0, ftruncate(fd, size));
-	test_err_map_at(ENOSPC, self->lab.ioas, fd, 0, size, MAP_IOVA);
-	test_map_at(self->lab.ioas, fd, 0, HUGE_BYTES, MAP_IOVA);
-}
-
 TEST_HARNESS_MAIN
