@@ -721,8 +721,10 @@ TEST_F_TIMEOUT(big, map_under_way_is_not_waited_for, LAB_TIMEOUT)
 	test_map_at(self->lab.ioas, self->dmabuf, 0, size, iova);
 	whole = now_us() - start;
 	full = iommu_pages();
-	ASSERT_LT(before + 2 * SOME_PAGES, full);
 	test_unmap(self->lab.ioas, iova, size);
+	if (full == before)
+		SKIP(return, "an IOMMU without tables has none to be charged for");
+	ASSERT_LT(before + 2 * SOME_PAGES, full);
 
 	pid = fork();
 	ASSERT_LE(0, pid);
