@@ -348,16 +348,7 @@ TEST_F_TIMEOUT(memfd, shortened, LAB_TIMEOUT)
 /* Memory that this process has locked, in kB */
 static long locked_kb(void)
 {
-	char line[128];
-	long kb = -1;
-	FILE *file;
-
-	file = fopen("/proc/self/status", "r");
-	while (file && fgets(line, sizeof(line), file))
-		sscanf(line, "VmLck: %ld kB", &kb);
-	if (file)
-		fclose(file);
-	return kb;
+	return lab_read_number("/proc/self/status", "VmLck: %ld kB");
 }
 
 /*
