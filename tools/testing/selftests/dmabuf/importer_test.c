@@ -508,6 +508,10 @@ TEST_F_TIMEOUT(importer, no_new_mapping_while_draining, LAB_TIMEOUT)
 	test_use(other, 0);
 }
 
+/* What the function has in its register, not what VFIO shows of it */
+#define test_command(_config, _command)	\
+	ASSERT_EQ(sizeof(__u16), pread(_config, _command, sizeof(__u16), PCI_COMMAND))
+
 /* The device has its memory, and is not touched, for as long as somebody may use it */
 TEST_F_TIMEOUT(importer, drained_before_decode_goes, LAB_TIMEOUT)
 {
@@ -519,12 +523,12 @@ TEST_F_TIMEOUT(importer, drained_before_decode_goes, LAB_TIMEOUT)
 	test_map(handle);
 	start_decode_off(pid);
 	wait_for_invalidate(handle);
-	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	test_command(config, &command);
 	ASSERT_TRUE(is_mapped(handle));
 	EXPECT_TRUE(command & PCI_COMMAND_MEMORY);
 	unmap(self->fd, handle);
 	test_end(pid);
-	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	test_command(config, &command);
 	EXPECT_FALSE(command & PCI_COMMAND_MEMORY);
 	test_decode(true);
 	close(config);
@@ -570,12 +574,12 @@ TEST_F_TIMEOUT(importer, drained_before_close, LAB_TIMEOUT)
 	lab_close_peer(&self->lab);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	wait_for_invalidate(handle);
-	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	test_command(config, &command);
 	ASSERT_TRUE(is_mapped(handle));
 	EXPECT_TRUE(command & PCI_COMMAND_MASTER);
 	unmap(self->fd, handle);
 	ASSERT_TRUE(wait_until(has_ended(pid, &ignored), BOUND_MS));
-	ASSERT_EQ(sizeof(command), pread(config, &command, sizeof(command), PCI_COMMAND));
+	test_command(config, &command);
 	EXPECT_FALSE(command & PCI_COMMAND_MASTER);
 	close(config);
 }
