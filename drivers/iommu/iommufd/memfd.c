@@ -20,20 +20,18 @@
 
 #define MEMFD_PIN_BATCH 32
 
-static bool memfd_sealed_against_writes(struct file *file)
+static bool memfd_sealed_against_future_writes(struct file *file)
 {
-	const unsigned int seals = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
-
 #ifdef CONFIG_HUGETLBFS
 	if (is_file_hugepages(file))
-		return HUGETLBFS_I(file_inode(file))->seals & seals;
+		return HUGETLBFS_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE;
 #endif
-	return SHMEM_I(file_inode(file))->seals & seals;
+	return SHMEM_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE;
 }
 
 /*
- * DMA writes to the file as a shared mapping does. Be counted as one, so that
- * F_SEAL_WRITE cannot be set before iopt_memfd_release().
+ * DMA writes to the file as a shared mapping does. Be counted as one, which fails
+ * under F_SEAL_WRITE, and keeps it from being set before iopt_memfd_release().
  */
 static int memfd_get_write(struct file *file)
 {
@@ -46,7 +44,7 @@ static int memfd_get_write(struct file *file)
 	if (rc)
 		return rc;
 
-	if (memfd_sealed_against_writes(file)) {
+	if (memfd_sealed_against_future_writes(file)) {
 		mapping_unmap_writable(file->f_mapping);
 		return -EPERM;
 	}

@@ -174,6 +174,7 @@ TEST_F_TIMEOUT(memfd, domain_attached_later, LAB_TIMEOUT)
 	test_lands_in_file(MAP_IOVA, 0);
 }
 
+/* Whether there is a device, for which pages would be pinned, or not */
 TEST_F_TIMEOUT(memfd, refused_ranges, LAB_TIMEOUT)
 {
 	const struct {
@@ -188,13 +189,16 @@ TEST_F_TIMEOUT(memfd, refused_ranges, LAB_TIMEOUT)
 		{ 1, SZ_4K },
 		{ 0, SZ_4K + 1 },
 	};
-	unsigned int i;
+	__u32 ioas[] = { self->lab.ioas, 0 };
+	unsigned int i, j;
 
+	test_ioas_alloc(&ioas[1]);
 	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		EXPECT_EQ(-EINVAL, ioas_map_file(self->lab.iommufd, self->lab.ioas, IOAS_RW,
-						 self->fd, bad[i].start, bad[i].length,
-						 &(__u64){ 0 })) {
-			TH_LOG("start %#llx length %#llx", bad[i].start, bad[i].length);
+		for (j = 0; j < ARRAY_SIZE(ioas); j++) {
+			test_err_map_file(EINVAL, ioas[j], IOAS_RW, self->fd, bad[i].start,
+					  bad[i].length, &(__u64){ 0 }) {
+				TH_LOG("start %#llx length %#llx", bad[i].start, bad[i].length);
+			}
 		}
 	}
 }
@@ -228,6 +232,9 @@ TEST_F_TIMEOUT(memfd, sealed, LAB_TIMEOUT)
 	__u64 iova = MAP_IOVA;
 
 	pattern_fill(self->va, 3);
+	ASSERT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	test_err_map_at(EPERM, self->lab.ioas, self->fd, 0, SZ_4K, MAP_IOVA);
+
 	munmap(self->va, self->size);
 	ASSERT_EQ(0, fcntl(self->fd, F_ADD_SEALS, F_SEAL_WRITE));
 	self->va = mmap(NULL, self->size, PROT_READ, MAP_SHARED, self->fd, 0);
