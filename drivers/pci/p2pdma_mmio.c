@@ -89,7 +89,8 @@ static void mmio_unmap_resources(struct sg_table *sgt,
 
 /*
  * An IOMMU has addresses for @range that @client can reach. Without one they are
- * what they are, and the DMA API warns about those that are too high.
+ * what they are, and the DMA API warns about those that are too high. Where an
+ * architecture translates without an iommu_domain, this refuses too much.
  */
 static bool mmio_is_reachable(const struct range *range, struct device *client)
 {
@@ -223,7 +224,7 @@ EXPORT_SYMBOL_GPL(pci_p2pdma_map_mmio);
 
 /**
  * pci_p2pdma_unmap_mmio - undo pci_p2pdma_map_mmio()
- * @sgt: what pci_p2pdma_map_mmio() returned; freed
+ * @sgt: what pci_p2pdma_map_mmio() returned, with the lengths that it had then; freed
  * @ranges: the ranges that it was called with
  * @nr_ranges: number of @ranges
  * @client: the device that it was called with

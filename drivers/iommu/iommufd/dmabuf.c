@@ -157,7 +157,10 @@ static size_t dmabuf_map_step(struct iommu_domain *domain, u64 iova, u64 phys,
 	u64 differ = iova ^ phys;
 	/* The page sizes for which both are at the same place in a page */
 	u64 pgsizes = domain->pgsize_bitmap & (differ ^ (differ - 1));
-	u64 step = pgsizes >= SZ_2M ? SZ_8G : SZ_16M;
+	u64 step = SZ_16M;
+
+	if (pgsizes >= SZ_2M)
+		step = max_t(u64, SZ_8G, BIT_ULL(fls64(pgsizes) - 1));
 
 	return min(length, step - (iova & (step - 1)));
 }
@@ -199,6 +202,7 @@ static int dmabuf_map_area(struct iopt_pages *pages,
 			goto out_unmap;
 		done += n;
 		skip += n;
+		cond_resched();
 	}
 	map->mapped = true;
 	return 0;

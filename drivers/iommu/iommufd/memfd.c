@@ -186,7 +186,9 @@ long iopt_memfd_pin(struct iopt_pages *pages, unsigned long start_index,
 		if (fatal_signal_pending(current))
 			return done ?: -EINTR;
 		cond_resched();
-		inode_lock_shared(inode);
+		/* Who writes to the file may be at a page fault, for as long as it likes. */
+		if (inode_lock_shared_killable(inode))
+			return done ?: -EINTR;
 		nr = memfd_pin_folios(pages->file, start + done * PAGE_SIZE,
 				      last, folios, ARRAY_SIZE(folios),
 				      &offset);

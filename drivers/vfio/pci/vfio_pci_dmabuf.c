@@ -52,9 +52,13 @@
 #include <linux/fcntl.h>
 #include <linux/iommufd.h>
 #include <linux/kref.h>
+#include <linux/list.h>
 #include <linux/overflow.h>
 #include <linux/pci-p2pdma.h>
 #include <linux/range.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/uaccess.h>
 #include <linux/wait.h>
 
 #include "vfio_pci_priv.h"
