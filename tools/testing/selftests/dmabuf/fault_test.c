@@ -476,8 +476,7 @@ TEST_F_TIMEOUT(import, map_in_two_domains, LAB_TIMEOUT)
 {
 	__u32 hwpt;
 
-	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid, self->lab.ioas,
-				&hwpt));
+	test_hwpt_alloc(&hwpt);
 	test_attach(hwpt);
 	sweep_map(_metadata, self, self->lab.ioas);
 	test_still_works();
@@ -651,6 +650,7 @@ TEST_F_TIMEOUT(import, second_domain, LAB_TIMEOUT)
 	__u32 other, hwpt;
 	long ret;
 
+	need_prepared_domains();
 	test_ioas_alloc(&other);
 	fill_ioas(_metadata, self, other);
 	test_attach(other);
@@ -732,6 +732,31 @@ TEST_F_TIMEOUT(import, reset, LAB_TIMEOUT)
 		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
 	}
 	test_end_of_sweep();
+	test_still_works();
+}
+
+/* A device that has not got to another IOAS is left, and revoked, where it was */
+TEST_F_TIMEOUT(import, move, LAB_TIMEOUT)
+{
+	__u32 other;
+	long ret;
+
+	for_each_fault(&self->faults) {
+		test_ioas_alloc(&other);
+		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
+		ret = faulty(vfio_dev_attach(&self->lab.edu.dev, other));
+		if (ret == -ENOMEM) {
+			test_dma_write(LAB_BAR_IOVA);
+			expect_landed(0, 1);
+		}
+		ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+		test_dma_write(LAB_BAR_IOVA);
+		expect_nothing_landed();
+		test_attach(self->lab.ioas);
+		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
+		test_ioas_destroy(other);
+	}
+	test_swept();
 	test_still_works();
 }
 

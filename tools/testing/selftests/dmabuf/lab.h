@@ -151,10 +151,14 @@ do {											\
 	EXPECT_EQ(-(_errno), ioas_unmap(self->lab.iommufd, _ioas, _iova, _length, NULL))
 
 #define test_attach(_pt)	ASSERT_EQ(0, lab_attach(&self->lab, _pt))
-#define test_hwpt_alloc(_id)								\
+#define need_prepared_domains()								\
 do {											\
 	if (!lab_can_prepare_domains(&self->lab))					\
 		SKIP(_exit(KSFT_SKIP), "this IOMMU fills no domain before it is attached");	\
+} while (0)
+#define test_hwpt_alloc(_id)								\
+do {											\
+	need_prepared_domains();							\
 	ASSERT_EQ(0, hwpt_alloc(self->lab.iommufd, self->lab.edu.dev.devid,		\
 				self->lab.ioas, _id));					\
 } while (0)
