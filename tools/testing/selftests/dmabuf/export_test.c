@@ -508,17 +508,6 @@ TEST_F(export, many_buffers)
 	EXPECT_TRUE(wait_until(dmabuf_count() == self->lab.buffers, LEAK_WAIT_MS));
 }
 
-/* Nobody needs to import a buffer for it to be revoked */
-TEST_F(export, revoked_before_anyone_imports)
-{
-	int fd = test_arg();
-
-	EXPECT_EQ(0, vfio_dev_reset(&self->lab.peer));
-	EXPECT_EQ(0, vfio_dev_decode(&self->lab.peer, false));
-	EXPECT_EQ(0, vfio_dev_decode(&self->lab.peer, true));
-	close(fd);
-}
-
 /* The refusals of all of the above have left nothing in the kernel */
 TEST_F(export, nothing_is_leaked_by_errors)
 {

@@ -687,6 +687,8 @@ TEST_F_TIMEOUT(import, decode_off, LAB_TIMEOUT)
 		ASSERT_EQ(ret < 0, is_decoding(&self->lab));
 		if (ret < 0)
 			ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, false));
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE,
+				LAB_COPY_IOVA);
 		test_dma_write(LAB_BAR_IOVA);
 		ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, true));
 		expect_nothing_landed();

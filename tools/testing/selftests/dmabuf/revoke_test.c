@@ -14,6 +14,8 @@
  */
 #include <sys/eventfd.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "lab.h"
 #include "vm/hostctl.h"
@@ -189,6 +191,8 @@ TEST_F_TIMEOUT(revoke, dma_is_stopped, LAB_TIMEOUT)
 	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
 		test_dma_write(LAB_BAR_IOVA);
 	test_undo();
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
 
 	/* The initiator works as before */
@@ -196,18 +200,34 @@ TEST_F_TIMEOUT(revoke, dma_is_stopped, LAB_TIMEOUT)
 	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
 }
 
-/* A transfer that is under way when the trigger fires */
+static atomic_bool enough;
+
+static void *keep_writing(void *edu)
+{
+	int ret = 0;
+
+	while (!ret && !enough)
+		ret = edu_dma(edu, EDU_TO_MEMORY, LAB_BAR_IOVA, XFER);
+	return (void *)(long)ret;
+}
+
+/* One transfer after the other: one is always under way, also when the trigger fires */
 TEST_F_TIMEOUT(revoke, dma_in_flight, LAB_TIMEOUT)
 {
-	test_map_and_use(self->dmabuf);
-	ASSERT_EQ(0, edu_dma_start(&self->lab.edu, EDU_TO_MEMORY, LAB_BAR_IOVA, XFER));
-	test_fire();
-	ASSERT_EQ(0, edu_dma_wait(&self->lab.edu));
-	test_undo();
+	pthread_t writer;
+	void *ret;
 
-	/* It may have been through before; half of it would be an accident */
-	EXPECT_TRUE(lab_first_set(&self->lab, 0) == NOTHING || lab_holds(self->lab.bar, 1));
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, pthread_create(&writer, NULL, keep_writing, &self->lab.edu));
+	ASSERT_TRUE(wait_until(lab_holds(self->lab.bar, 1), LEAK_WAIT_MS));
+	test_fire();
+	test_undo();
 	lab_clear_bar(&self->lab);
+	enough = true;
+	ASSERT_EQ(0, pthread_join(writer, &ret));
+	EXPECT_EQ(NULL, ret);
+	if (!REMAPPED_BY_KERNEL || variant->trigger.fatal)
+		expect_nothing_landed();
 }
 
 /* To change with a kernel that maps again by itself */
@@ -365,6 +385,9 @@ TEST_F_TIMEOUT(revoke, detach_while_revoked, LAB_TIMEOUT)
 	test_attach(self->lab.ioas);
 	test_dma_write(LAB_RAM_IOVA);
 	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
 	test_unmap_all();
 }
 
@@ -401,6 +424,8 @@ TEST_F_TIMEOUT(revoke, copies_too, LAB_TIMEOUT)
 	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
 		test_dma_write(LAB_BAR_IOVA);
 	test_undo();
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
 	test_unmap(other, LAB_BAR_IOVA, self->lab.bar_size);
 	test_unmap_all();
@@ -426,6 +451,8 @@ TEST_F_TIMEOUT(revoke, twice, LAB_TIMEOUT)
 	test_undo();
 	test_fire();
 	test_undo();
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
 	test_unmap_all();
 	expect_nothing_landed();
 }
@@ -487,6 +514,8 @@ TEST_F_TIMEOUT(decode, toggled_under_one_mapping, LAB_TIMEOUT)
 		test_decode(false);
 		test_decode(true);
 	}
+	if (!REMAPPED_BY_KERNEL)
+		test_dma_write(LAB_BAR_IOVA);
 	test_unmap_all();
 	test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
