@@ -366,8 +366,11 @@ static void dbti_unmap_work(struct work_struct *work)
 	 * Userspace may have unmapped and mapped again while the lock was
 	 * waited for. If that mapping is invalidated too, it goes early.
 	 */
-	if (imp->state & DMA_BUF_TEST_INVALIDATED)
+	if (imp->state & DMA_BUF_TEST_INVALIDATED) {
+		if (imp->flags & DMA_BUF_TEST_WAIT_LOCKED)
+			schedule_timeout_uninterruptible(imp->unmap_delay);
 		dbti_unmap(imp);
+	}
 	dma_resv_unlock(imp->dmabuf->resv);
 }
 
@@ -385,13 +388,15 @@ static void dbti_invalidate(struct dma_buf_attachment *attach)
 	if (imp->fence)
 		dbti_fence_stop(imp->fence);
 
-	if (!imp->unmap_delay) {
+	if (imp->flags & DMA_BUF_TEST_WAIT_TOLD)
+		schedule_timeout_uninterruptible(imp->unmap_delay);
+	if (!imp->unmap_delay || imp->flags & DMA_BUF_TEST_WAIT_TOLD) {
 		dbti_unmap(imp);
 		return;
 	}
 	dbti_set_state(imp, imp->state | DMA_BUF_TEST_INVALIDATED);
 	queue_delayed_work(system_unbound_wq, &imp->unmap_work,
-			   imp->unmap_delay);
+			   imp->flags & DMA_BUF_TEST_WAIT_LOCKED ? 0 : imp->unmap_delay);
 }
 
 static const struct dma_buf_attach_ops dbti_ops = {
@@ -916,7 +921,8 @@ union dbti_arg {
 static bool dbti_import_valid(const struct dma_buf_test_import *arg)
 {
 	const u32 known = DMA_BUF_TEST_STATIC | DMA_BUF_TEST_NO_P2P |
-			  DMA_BUF_TEST_NO_INVALIDATE | DMA_BUF_TEST_PIN;
+			  DMA_BUF_TEST_NO_INVALIDATE | DMA_BUF_TEST_PIN |
+			  DMA_BUF_TEST_WAIT_TOLD | DMA_BUF_TEST_WAIT_LOCKED;
 
 	if (arg->flags & ~known || arg->reserved)
 		return false;

@@ -41,12 +41,17 @@
  * @DMA_BUF_TEST_NO_INVALIDATE: dynamic, without the invalidate_mappings op;
  *	without delays
  * @DMA_BUF_TEST_PIN: pin the buffer while it is mapped
+ * @DMA_BUF_TEST_WAIT_TOLD: let the unmap delay pass in the callback
+ * @DMA_BUF_TEST_WAIT_LOCKED: let it pass after the callback, with the reservation
+ *	lock held
  */
 enum dma_buf_test_import_flags {
 	DMA_BUF_TEST_STATIC		= 1 << 0,
 	DMA_BUF_TEST_NO_P2P		= 1 << 1,
 	DMA_BUF_TEST_NO_INVALIDATE	= 1 << 2,
 	DMA_BUF_TEST_PIN		= 1 << 3,
+	DMA_BUF_TEST_WAIT_TOLD		= 1 << 4,
+	DMA_BUF_TEST_WAIT_LOCKED	= 1 << 5,
 };
 
 /**

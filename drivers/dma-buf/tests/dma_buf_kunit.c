@@ -13,6 +13,7 @@
 #include <linux/dma-resv.h>
 #include <linux/file.h>
 #include <linux/scatterlist.h>
+#include <linux/seq_file.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
@@ -513,6 +514,15 @@ static void attach_to_static_exporter(struct kunit *test)
  * Pin and map
  */
 
+/* What bufinfo shows of the only importer is what the exporter knows */
+static void expect_counted(struct importer *imp)
+{
+	struct kunit *test = imp->exp->test;
+
+	KUNIT_EXPECT_EQ(test, imp->attach->nr_pinned, imp->exp->nr_pinned);
+	KUNIT_EXPECT_EQ(test, imp->attach->nr_mapped, imp->exp->nr_mapped);
+}
+
 static void map_pins_for_irrevocable(struct kunit *test)
 {
 	const struct kind *kind = test->param_value;
@@ -521,12 +531,14 @@ static void map_pins_for_irrevocable(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, exp->nr_pinned, kind->pinned + kind->core_pins);
 	KUNIT_EXPECT_EQ(test, exp->nr_mapped, 1);
+	expect_counted(imp);
 	if (!kind->ops)
 		return;
 
 	importer_unmap(imp);
 	KUNIT_EXPECT_EQ(test, exp->nr_pinned, kind->pinned);
 	KUNIT_EXPECT_EQ(test, exp->nr_mapped, 0);
+	expect_counted(imp);
 }
 
 static void map_twice_pins_twice(struct kunit *test)
@@ -549,8 +561,10 @@ static void pin_is_balanced(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, importer_pin(imp), 0);
 	KUNIT_EXPECT_EQ(test, exp->nr_pinned, 1);
+	expect_counted(imp);
 	importer_unpin(imp);
 	KUNIT_EXPECT_EQ(test, exp->nr_pinned, 0);
+	expect_counted(imp);
 }
 
 static void pin_error_is_passed_on(struct kunit *test)
@@ -561,6 +575,7 @@ static void pin_error_is_passed_on(struct kunit *test)
 	exp->pin_error = -EBUSY;
 	KUNIT_EXPECT_EQ(test, importer_pin(imp), -EBUSY);
 	KUNIT_EXPECT_EQ(test, exp->nr_pinned, 0);
+	expect_counted(imp);
 }
 
 /* Ways in which an exporter fails to map, and what the importer is told */
@@ -601,6 +616,8 @@ static void map_failure_leaves_nothing(struct kunit *test)
 			fail->result_if_pinned_by_core);
 	KUNIT_EXPECT_EQ(test, exp->nr_pinned, 0);
 	KUNIT_EXPECT_EQ(test, exp->nr_mapped, 0);
+	expect_counted(with_op);
+	expect_counted(without_op);
 }
 
 /* The same while a static importer attaches, which maps for it */
@@ -813,6 +830,51 @@ static void revoke_drains_fences_then_unmaps(struct kunit *test)
 	KUNIT_EXPECT_GT(test, exporter_wait_unmaps(exp, LONG_TIME), 0);
 }
 
+/*
+ * Fences in bufinfo
+ */
+
+struct named_fence {
+	struct dma_fence base;
+	spinlock_t lock;	/* of base */
+	bool nameless;
+};
+
+/* The names go when the fence has signalled, with the queue that they are of. */
+static const char *named_fence_name(struct dma_fence *base)
+{
+	struct named_fence *fence = container_of(base, struct named_fence, base);
+
+	fence->nameless |= test_bit(DMA_FENCE_FLAG_SIGNALED_BIT, &base->flags);
+	return "queue";
+}
+
+static const struct dma_fence_ops named_fence_ops = {
+	.get_driver_name = named_fence_name,
+	.get_timeline_name = named_fence_name,
+};
+
+static void describe_names_pending_fences(struct kunit *test)
+{
+	struct named_fence *fence = kzalloc(sizeof(*fence),
+					    GFP_KERNEL | __GFP_NOFAIL);
+	char text[64] = "";
+	struct seq_file seq = { .buf = text, .size = sizeof(text) };
+
+	spin_lock_init(&fence->lock);
+	dma_fence_init(&fence->base, &named_fence_ops, &fence->lock, 1, 7);
+	dma_fence_describe(&fence->base, &seq);
+	KUNIT_EXPECT_STREQ(test, text, "queue queue seq 7 unsignalled\n");
+
+	dma_fence_signal(&fence->base);
+	memset(text, 0, sizeof(text));
+	seq.count = 0;
+	dma_fence_describe(&fence->base, &seq);
+	KUNIT_EXPECT_STREQ(test, text, "seq 7 signalled\n");
+	KUNIT_EXPECT_FALSE(test, fence->nameless);
+	dma_fence_put(&fence->base);
+}
+
 static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(attach_tells_kind_of_importer, kind_gen_params),
 	KUNIT_CASE_PARAM(attach_refused_if_irrevocable, kind_gen_params),
@@ -834,6 +896,7 @@ static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(revoked_is_enodev, kind_gen_params),
 	KUNIT_CASE(restore_is_another_invalidate),
 	KUNIT_CASE_PARAM(revoke_drains_fences_then_unmaps, usage_gen_params),
+	KUNIT_CASE(describe_names_pending_fences),
 	{}
 };
 

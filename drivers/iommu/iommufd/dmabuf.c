@@ -13,11 +13,12 @@
  * iopt_pages::mutex:
  *
  *	revoked: none of them is mapped
- *	else:    all of them are mapped
+ *	else:    all of them are mapped, or a revoke is under way
  *
- * iopt_dmabuf_invalidate() is the transition. It is called by the exporter with
- * the reservation lock held, and when it returns no domain maps the memory and
- * the IOTLBs are flushed, so there is no fence. It takes no lock but the mutex:
+ * iopt_dmabuf_invalidate() is the transition, in both directions. It is called by
+ * the exporter with the reservation lock held. When it returns no domain maps memory
+ * that has gone, and the IOTLBs are flushed, so there is no fence; memory that is
+ * back is mapped again. It takes no lock but the mutex:
  * io_pagetable::domains_rwsem and iova_rwsem may be held while waiting for
  * userspace to fault pages in, which a revoke must not. This is what the pairs are
  * kept for, and it puts this mutex in a class of its own:
@@ -28,11 +29,14 @@
  *
  * Under the mutex, to map can take long as well: the tables are charged to who maps,
  * and a cgroup at its limit is made to wait for each batch of them. So mapping goes
- * by steps, and the revoke tells it to stop before it waits for the mutex.
+ * by steps, and the revoke tells it to stop before it waits for a lock: by
+ * iommufd_dma_buf_exporter::is_live where that is the reservation lock, which a
+ * restore is made with, and by iopt_dmabuf::revoked where it is the mutex. What has
+ * stopped is not mapped until the revoke comes, which knows that.
  *
- * An area of a revoked dma-buf stays where it is, mapping nothing, until userspace
- * unmaps it. An area that is mapped cannot be split, so there is no use for small
- * pages either, whatever io_pagetable::disable_large_pages says.
+ * An area of a revoked dma-buf stays where it is, mapping nothing, until the memory
+ * is back or userspace unmaps it. An area that is mapped cannot be split, so there
+ * is no use for small pages either, whatever io_pagetable::disable_large_pages says.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
@@ -45,6 +49,9 @@
 
 #include "io_pagetable.h"
 
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
 /* Protects dma_buf_exporters. */
 static DEFINE_MUTEX(dma_buf_exporters_lock);
 static LIST_HEAD(dma_buf_exporters);
@@ -54,16 +61,21 @@ static struct lock_class_key dmabuf_pages_mutex_class;
 /**
  * struct iopt_dmabuf - what iopt_pages of a dma-buf have besides
  * @attach: our attachment, pinned
+ * @exporter: the exporter of the dma-buf
  * @ranges: physical ranges of the whole dma-buf, owned by the exporter
  * @start: offset in the dma-buf of the first page, in bytes
  * @revoked: nothing is to be mapped; written under the reservation lock
+ * @restore_failed: nothing is mapped, for want of memory; protected by the
+ *	reservation lock
  * @maps: iopt_dmabuf_map::node; protected by iopt_pages::mutex
  */
 struct iopt_dmabuf {
 	struct dma_buf_attachment *attach;
+	struct iommufd_dma_buf_exporter *exporter;
 	const struct range *ranges;
 	unsigned long start;
 	bool revoked;
+	bool restore_failed;
 	struct list_head maps;
 };
 
@@ -141,10 +153,60 @@ static int dmabuf_get_ranges(struct iopt_dmabuf *db, struct dma_buf *dmabuf)
 			continue;
 		exporter->get_ranges(dmabuf, &db->ranges, &nr_ranges);
 		rc = dmabuf_check_ranges(db->ranges, nr_ranges, dmabuf->size);
+		db->exporter = exporter;
 		break;
 	}
 	mutex_unlock(&dma_buf_exporters_lock);
 	return rc;
+}
+
+/**
+ * struct dmabuf_walk - a walk along pieces of contiguous physical memory
+ * @range: where the present piece begins
+ * @skip: bytes of @range before it
+ * @left: bytes from its beginning to the end of the walk
+ * @phys: its address
+ * @length: its length
+ */
+struct dmabuf_walk {
+	const struct range *range;
+	u64 skip;
+	u64 left;
+	phys_addr_t phys;
+	u64 length;
+};
+
+static struct dmabuf_walk dmabuf_walk_begin(struct iopt_dmabuf *db,
+					    unsigned long start_byte,
+					    unsigned long length)
+{
+	return (struct dmabuf_walk) {
+		.range = db->ranges,
+		.skip = (u64)db->start + start_byte,
+		.left = length,
+	};
+}
+
+/* Go on to the next piece. It can be several ranges, if they are adjacent. */
+static bool dmabuf_walk_next(struct dmabuf_walk *walk)
+{
+	const struct range *range;
+
+	walk->skip += walk->length;
+	walk->left -= walk->length;
+	if (!walk->left)
+		return false;
+
+	while (walk->skip >= range_len(walk->range))
+		walk->skip -= range_len(walk->range++);
+
+	range = walk->range;
+	walk->phys = range->start + walk->skip;
+	walk->length = range_len(range) - walk->skip;
+	while (walk->length < walk->left && range[1].start == range->end + 1)
+		walk->length += range_len(++range);
+	walk->length = min(walk->length, walk->left);
+	return true;
 }
 
 /*
@@ -167,7 +229,7 @@ static size_t dmabuf_map_step(struct iommu_domain *domain, u64 iova, u64 phys,
 
 /*
  * Map the part of the dma-buf that the area covers, which can be many ranges. If
- * it is revoked meanwhile nothing is mapped, and that is no error.
+ * it is revoked, or about to be, nothing is mapped, and that is no error.
  */
 static int dmabuf_map_area(struct iopt_pages *pages,
 			   struct iopt_dmabuf_map *map)
@@ -175,56 +237,53 @@ static int dmabuf_map_area(struct iopt_pages *pages,
 	struct iopt_dmabuf *db = pages->dmabuf;
 	struct iopt_area *area = map->area;
 	int prot = (area->iommu_prot & ~IOMMU_CACHE) | IOMMU_MMIO;
-	unsigned long iova = iopt_area_iova(area);
-	u64 skip = db->start + iopt_area_start_byte(area, iova);
-	const struct range *range = db->ranges;
-	size_t length = iopt_area_length(area);
-	size_t done = 0;
+	unsigned long first = iopt_area_iova(area);
+	unsigned long iova = first;
+	struct dmabuf_walk walk;
 	int rc = 0;
-	size_t n;
+	u64 at, n;
 
 	lockdep_assert_held(&pages->mutex);
 
-	while (done != length) {
-		if (skip >= range_len(range)) {
-			skip -= range_len(range);
-			range++;
-			continue;
+	walk = dmabuf_walk_begin(db, iopt_area_start_byte(area, first),
+				 iopt_area_length(area));
+	while (dmabuf_walk_next(&walk)) {
+		for (at = 0; at < walk.length; at += n) {
+			if (READ_ONCE(db->revoked) ||
+			    !db->exporter->is_live(db->attach->dmabuf))
+				goto out_unmap;
+			n = dmabuf_map_step(map->domain, iova, walk.phys + at,
+					    walk.length - at);
+			rc = iommu_map(map->domain, iova, walk.phys + at, n,
+				       prot, GFP_KERNEL_ACCOUNT);
+			if (rc)
+				goto out_unmap;
+			iova += n;
+			cond_resched();
 		}
-		if (READ_ONCE(db->revoked))
-			goto out_unmap;
-		n = dmabuf_map_step(map->domain, iova + done,
-				    range->start + skip,
-				    min(range_len(range) - skip, length - done));
-		rc = iommu_map(map->domain, iova + done, range->start + skip, n,
-			       prot, GFP_KERNEL_ACCOUNT);
-		if (rc)
-			goto out_unmap;
-		done += n;
-		skip += n;
-		cond_resched();
 	}
 	map->mapped = true;
 	return 0;
 
 out_unmap:
-	if (done)
-		iommu_unmap(map->domain, iova, done);
+	if (iova != first)
+		iommu_unmap(map->domain, first, iova - first);
 	return rc;
 }
 
-static void dmabuf_unmap_area(struct iopt_pages *pages,
-			      struct iopt_dmabuf_map *map)
+static size_t dmabuf_unmap_area(struct iopt_pages *pages,
+				struct iopt_dmabuf_map *map)
 {
 	size_t length = iopt_area_length(map->area);
 
 	lockdep_assert_held(&pages->mutex);
 
 	if (!map->mapped)
-		return;
+		return 0;
 	WARN_ON(iommu_unmap(map->domain, iopt_area_iova(map->area), length) !=
 		length);
 	map->mapped = false;
+	return length;
 }
 
 /**
@@ -330,43 +389,139 @@ int iopt_dmabuf_fill_domains(struct iopt_area *area, struct iopt_pages *pages)
 }
 
 /**
- * iopt_dmabuf_phys() - Physical address of a byte
+ * iopt_dmabuf_iova_alignment() - What IOVA lets large pages of an IOMMU be used
  * @pages: Pages of a dma-buf
- * @start_byte: Offset in @pages
+ * @start_byte: First byte of @pages to be mapped
+ * @length: How many bytes
+ * @remainder: Set to the remainder that the IOVA should have
  *
- * Return: its physical address
+ * Where there are several pieces the largest one decides.
+ *
+ * Return: the power of two that @remainder is to.
  */
-phys_addr_t iopt_dmabuf_phys(struct iopt_pages *pages, unsigned long start_byte)
+unsigned long iopt_dmabuf_iova_alignment(struct iopt_pages *pages,
+					 unsigned long start_byte,
+					 unsigned long length,
+					 unsigned long *remainder)
+{
+	struct dmabuf_walk walk =
+		dmabuf_walk_begin(pages->dmabuf, start_byte, length);
+	unsigned long alignment;
+	u64 origin = 0;
+	u64 most = 0;
+
+	while (dmabuf_walk_next(&walk)) {
+		if (walk.length <= most)
+			continue;
+		most = walk.length;
+		origin = walk.phys - (length - walk.left);
+	}
+
+	/* No IOMMU has larger pages. */
+	alignment = min_t(u64, rounddown_pow_of_two(most), SZ_1G);
+	*remainder = origin & (alignment - 1);
+	return alignment;
+}
+
+/* Returns the number of bytes that were mapped, in all domains. */
+static u64 dmabuf_revoke(struct iopt_pages *pages)
 {
 	struct iopt_dmabuf *db = pages->dmabuf;
-	const struct range *range = db->ranges;
-	u64 skip = db->start + start_byte;
+	struct iopt_dmabuf_map *map;
+	u64 unmapped = 0;
 
-	for (; skip >= range_len(range); range++)
-		skip -= range_len(range);
-	return range->start + skip;
+	lockdep_assert_held(&pages->mutex);
+
+	WRITE_ONCE(db->revoked, true);
+	list_for_each_entry(map, &db->maps, node) {
+		unmapped += dmabuf_unmap_area(pages, map);
+		cond_resched();
+	}
+	return unmapped;
+}
+
+/*
+ * Map all of what one IOMMU_IOAS_MAP_FILE has mapped again, with its copies, or
+ * nothing of it. What fails for want of memory is tried again the next time that the
+ * exporter calls.
+ */
+static int dmabuf_restore(struct iopt_pages *pages)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+	struct iopt_dmabuf_map *map;
+	int rc;
+
+	lockdep_assert_held(&pages->mutex);
+
+	WRITE_ONCE(db->revoked, false);
+	list_for_each_entry(map, &db->maps, node) {
+		rc = dmabuf_map_area(pages, map);
+		if (rc) {
+			dmabuf_revoke(pages);
+			return rc;
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+static void dmabuf_revoke_traced(struct iopt_pages *pages,
+				 struct dma_buf *dmabuf)
+{
+	u64 start = trace_iommufd_dmabuf_revoked_enabled() ? ktime_get_ns() : 0;
+	u64 unmapped = dmabuf_revoke(pages);
+
+	/* A restore begins with this as well. */
+	if (start && !pages->dmabuf->exporter->is_live(dmabuf))
+		trace_iommufd_dmabuf_revoked(dmabuf, pages->dmabuf->start,
+					     pages->npages * PAGE_SIZE,
+					     unmapped, ktime_get_ns() - start);
+}
+
+static int dmabuf_restore_traced(struct iopt_pages *pages,
+				 struct dma_buf *dmabuf)
+{
+	u64 start = trace_iommufd_dmabuf_restored_enabled() ? ktime_get_ns() : 0;
+	int rc = dmabuf_restore(pages);
+
+	if (start)
+		trace_iommufd_dmabuf_restored(dmabuf, pages->dmabuf->start,
+					      pages->npages * PAGE_SIZE, rc,
+					      ktime_get_ns() - start);
+	return rc;
 }
 
 static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 {
 	struct iopt_pages *pages = attach->importer_priv;
 	struct iopt_dmabuf *db = pages->dmabuf;
-	struct iopt_dmabuf_map *map;
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 
 	WRITE_ONCE(db->revoked, true);
 	mutex_lock(&pages->mutex);
-	list_for_each_entry(map, &db->maps, node) {
-		dmabuf_unmap_area(pages, map);
-		cond_resched();
-	}
+	dmabuf_revoke_traced(pages, attach->dmabuf);
+	db->restore_failed = false;
+	if (db->exporter->is_live(attach->dmabuf))
+		db->restore_failed = dmabuf_restore_traced(pages, attach->dmabuf);
 	mutex_unlock(&pages->mutex);
+}
+
+static const char *iopt_dmabuf_state(struct dma_buf_attachment *attach)
+{
+	struct iopt_pages *pages = attach->importer_priv;
+
+	dma_resv_assert_held(attach->dmabuf->resv);
+
+	if (pages->dmabuf->restore_failed)
+		return "restore-failed";
+	return pages->dmabuf->revoked ? "revoked" : "live";
 }
 
 static const struct dma_buf_attach_ops iopt_dmabuf_attach_ops = {
 	.allow_peer2peer = true,
 	.invalidate_mappings = iopt_dmabuf_invalidate,
+	.state = iopt_dmabuf_state,
 };
 
 static int dmabuf_attach_and_pin(struct iopt_pages *pages,
@@ -490,3 +645,7 @@ void iopt_dmabuf_release(struct iopt_pages *pages)
 }
 
 MODULE_IMPORT_NS(DMA_BUF);
+
+#ifdef CONFIG_IOMMUFD_DMABUF_KUNIT_TEST
+#include "tests/dmabuf_kunit.c"
+#endif

@@ -21,7 +21,7 @@
 
 /**
  * struct mock_dmabuf - private data of a mock dma-buf
- * @revoked: pin fails; protected by the reservation lock
+ * @revoked: pin fails; written under the reservation lock
  * @nr_pinned: attachments that are pinned; protected by the reservation lock
  * @nr_ranges: number of @ranges
  * @ranges: physical addresses
@@ -104,9 +104,17 @@ static void mock_dmabuf_get_ranges(struct dma_buf *dmabuf,
 	*nr_ranges = mock->nr_ranges;
 }
 
+static bool mock_dmabuf_is_live(struct dma_buf *dmabuf)
+{
+	struct mock_dmabuf *mock = dmabuf->priv;
+
+	return !READ_ONCE(mock->revoked);
+}
+
 static struct iommufd_dma_buf_exporter mock_dmabuf_exporter = {
 	.ops = &mock_dmabuf_ops,
 	.get_ranges = mock_dmabuf_get_ranges,
+	.is_live = mock_dmabuf_is_live,
 };
 
 static int
@@ -197,7 +205,7 @@ int iommufd_test_dmabuf_revoke(struct iommu_test_cmd *cmd)
 	mock = dmabuf->priv;
 	dma_resv_lock(dmabuf->resv, NULL);
 	if (mock->revoked != revoked) {
-		mock->revoked = revoked;
+		WRITE_ONCE(mock->revoked, revoked);
 		dma_buf_invalidate_mappings(dmabuf);
 	}
 	dma_resv_unlock(dmabuf->resv);

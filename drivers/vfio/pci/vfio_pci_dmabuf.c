@@ -19,7 +19,8 @@
  *
  * LIVE and REVOKED alternate while the device is open. Both turn into DEAD, and
  * nothing leaves that. Except in between the first and the last step of a revoke,
- * a buffer that is not LIVE is drained: nothing is mapped, no fence is pending.
+ * a buffer that is not LIVE is drained: nothing is mapped, and no fence is pending
+ * that guards an access.
  *
  * The dma-buf fd is in the hands of userspace and can outlive the device, so a
  * buffer has no pointer to the vfio_pci_core_device, and none is needed: the
@@ -38,18 +39,22 @@
  *
  * All changes between LIVE and REVOKED are made with memory_lock held for write,
  * the lock under which the BARs are switched off and on; for a new buffer that
- * nobody else knows of yet, holding it for read will do. Importers are waited
- * for with memory_lock held: for their fences under the reservation lock, which
- * no fence may need to signal, and for unmaps without it, since that is the lock
- * that they unmap under. They have no way to memory_lock.
+ * nobody else knows of yet, holding it for read will do. Importers have no way to
+ * that lock, so it is held while they are waited for. The reservation lock is not:
+ * they unmap under it, and bufinfo needs it to show whom a revoke is waiting for.
+ * Only if there is no memory to remember fences are these waited for with it held.
  *
  * A change to DEAD needs the reservation lock only, and can run in parallel to
  * the others. It is made when a driver is unbound too, with locks of PCI hotplug
- * held that a reset takes inside of memory_lock.
+ * held that a reset takes inside of memory_lock. Importers that map again do so
+ * with the reservation lock held, and userspace has a say in how long: the memory
+ * is charged to its cgroup. vfio_pci_dma_buf_is_live() tells them to stop before the
+ * lock is waited for.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
 #include <linux/fcntl.h>
+#include <linux/fs.h>
 #include <linux/iommufd.h>
 #include <linux/kref.h>
 #include <linux/list.h>
@@ -63,11 +68,21 @@
 
 #include "vfio_pci_priv.h"
 
+#define CREATE_TRACE_POINTS
+#include "vfio_pci_trace.h"
+
 MODULE_IMPORT_NS(DMA_BUF);
 MODULE_IMPORT_NS(IOMMUFD_DMA_BUF);
 
 /* A BAR has few holes. This keeps the array of ranges within a page of 4 KiB. */
 #define VFIO_PCI_DMA_BUF_MAX_RANGES	256
+
+/*
+ * How long a revoke waits before it says for whom, and the longest time between two
+ * messages, in jiffies.
+ */
+#define DMA_BUF_SILENCE_MIN	(1UL * HZ)
+#define DMA_BUF_SILENCE_MAX	(3600UL * HZ)
 
 /*
  * Protects vfio_pci_core_device.dma_bufs and dma_bufs_stopped of all devices, and
@@ -81,6 +96,12 @@ enum vfio_pci_dma_buf_state {
 	VFIO_PCI_DMA_BUF_DEAD,
 };
 
+static const char *const dma_buf_state_names[] = {
+	[VFIO_PCI_DMA_BUF_LIVE] = "live",
+	[VFIO_PCI_DMA_BUF_REVOKED] = "revoked",
+	[VFIO_PCI_DMA_BUF_DEAD] = "dead",
+};
+
 /**
  * struct vfio_pci_dma_buf - ranges of a BAR that are exported as one dma-buf
  * @kref: held by @dmabuf until it is released, and by who works on a buffer that
@@ -89,9 +110,15 @@ enum vfio_pci_dma_buf_state {
  *	afterwards; protected by vfio_pci_dma_bufs_lock
  * @resv: reservation object of @dmabuf; here so that it lives as long as @kref
  * @dmabuf: the dma-buf, NULL after its release; protected by @resv
- * @state: what importers may do; protected by @resv
+ * @state: what importers may do; written under @resv
+ * @dying: about to become DEAD; written before @resv is waited for
+ * @revoke_start: when the latest revoke began, in jiffies; written under @resv
+ * @fences: those that there were at the latest revoke, which guard all accesses
+ *	there can be; written under @resv, and not while anybody waits for them
+ * @nr_fences: number of @fences
  * @nr_mapped: mappings that importers have; written under @resv
  * @unmapped: woken when @nr_mapped drops to zero
+ * @ino: inode number of @dmabuf, its name in debugfs, traces and messages
  * @pdev: the device that has the BAR
  * @bar: index of the BAR
  * @nr_ranges: number of @ranges
@@ -103,16 +130,30 @@ struct vfio_pci_dma_buf {
 	struct dma_resv resv;
 	struct dma_buf *dmabuf;
 	enum vfio_pci_dma_buf_state state;
+	bool dying;
+	unsigned long revoke_start;
+	struct dma_fence **fences;
+	unsigned int nr_fences;
 	unsigned int nr_mapped;
 	wait_queue_head_t unmapped;
+	unsigned long ino;
 	struct pci_dev *pdev;
 	unsigned int bar;
 	unsigned int nr_ranges;
 	struct range ranges[] __counted_by(nr_ranges);
 };
 
+static void dma_buf_put_fences(struct vfio_pci_dma_buf *buf)
+{
+	while (buf->nr_fences)
+		dma_fence_put(buf->fences[--buf->nr_fences]);
+	kfree(buf->fences);
+	buf->fences = NULL;
+}
+
 static void dma_buf_free(struct vfio_pci_dma_buf *buf)
 {
+	dma_buf_put_fences(buf);
 	dma_resv_fini(&buf->resv);
 	pci_dev_put(buf->pdev);
 	kfree(buf);
@@ -162,6 +203,18 @@ dma_buf_next(struct vfio_pci_core_device *vdev, struct vfio_pci_dma_buf *prev)
 
 #define for_each_dma_buf(vdev, buf)				\
 	for (buf = dma_buf_next(vdev, NULL); buf; buf = dma_buf_next(vdev, buf))
+
+/*
+ * Can be asked with and without the reservation lock. Once it is false importers are
+ * told, or have been.
+ */
+static bool vfio_pci_dma_buf_is_live(struct dma_buf *dmabuf)
+{
+	struct vfio_pci_dma_buf *buf = dmabuf->priv;
+
+	return READ_ONCE(buf->state) == VFIO_PCI_DMA_BUF_LIVE &&
+	       !READ_ONCE(buf->dying);
+}
 
 static int dma_buf_usable(struct vfio_pci_dma_buf *buf)
 {
@@ -232,10 +285,17 @@ static void vfio_pci_dma_buf_unmap(struct dma_buf_attachment *attach,
 	pci_p2pdma_unmap_mmio(sgt, buf->ranges, buf->nr_ranges, attach->dev,
 			      dir);
 
-	/* Pairs with dma_bufs_drain(): who sees zero sees the unmap as well. */
+	/* Pairs with dma_buf_is_unmapped(): who sees zero sees the unmap as well. */
 	smp_store_release(&buf->nr_mapped, buf->nr_mapped - 1);
 	if (!buf->nr_mapped)
 		wake_up_all(&buf->unmapped);
+}
+
+static const char *vfio_pci_dma_buf_state(struct dma_buf *dmabuf)
+{
+	struct vfio_pci_dma_buf *buf = dmabuf->priv;
+
+	return dma_buf_state_names[READ_ONCE(buf->state)];
 }
 
 static void vfio_pci_dma_buf_release(struct dma_buf *dmabuf)
@@ -254,6 +314,7 @@ static const struct dma_buf_ops vfio_pci_dma_buf_ops = {
 	.unpin = vfio_pci_dma_buf_unpin,
 	.map_dma_buf = vfio_pci_dma_buf_map,
 	.unmap_dma_buf = vfio_pci_dma_buf_unmap,
+	.state = vfio_pci_dma_buf_state,
 	.release = vfio_pci_dma_buf_release,
 };
 
@@ -275,6 +336,7 @@ static void vfio_pci_dma_buf_get_ranges(struct dma_buf *dmabuf,
 static struct iommufd_dma_buf_exporter vfio_pci_dma_buf_exporter = {
 	.ops = &vfio_pci_dma_buf_ops,
 	.get_ranges = vfio_pci_dma_buf_get_ranges,
+	.is_live = vfio_pci_dma_buf_is_live,
 };
 
 void vfio_pci_dma_buf_init(void)
@@ -287,21 +349,190 @@ void vfio_pci_dma_buf_exit(void)
 	iommufd_unregister_dma_buf_exporter(&vfio_pci_dma_buf_exporter);
 }
 
+/* The time for an event that may be traced when it is over, 0 if it is not */
+static u64 dma_buf_trace_clock(bool traced)
+{
+	return traced ? ktime_get_ns() : 0;
+}
+
+/**
+ * struct dma_buf_drain - a wait for importers that reports when it gets long
+ * @start: when the revoke began, in jiffies
+ * @report: when to say the next time whom it is waiting for, in jiffies
+ */
+struct dma_buf_drain {
+	unsigned long start;
+	unsigned long report;
+};
+
+static struct dma_buf_drain dma_buf_drain_begin(struct vfio_pci_dma_buf *buf)
+{
+	return (struct dma_buf_drain) {
+		.start = buf->revoke_start,
+		.report = buf->revoke_start + DMA_BUF_SILENCE_MIN,
+	};
+}
+
+static unsigned long dma_buf_drain_silence(struct dma_buf_drain *drain)
+{
+	unsigned long now = jiffies;
+
+	return time_before(now, drain->report) ? drain->report - now : 1;
+}
+
+/* The longer it takes, the longer until the next time. */
+static void dma_buf_drain_reported(struct dma_buf_drain *drain)
+{
+	unsigned long now = jiffies;
+
+	drain->report = now + min(now - drain->start + DMA_BUF_SILENCE_MIN,
+				  DMA_BUF_SILENCE_MAX);
+}
+
+static void dma_buf_report(struct dma_buf_drain *drain,
+			   struct vfio_pci_dma_buf *buf, const char *what,
+			   const char *who, const char *whose)
+{
+	pci_warn(buf->pdev,
+		 "revoke of dma-buf %lu (BAR %u) has waited %lu s for %s of %s (%s)\n",
+		 buf->ino, buf->bar,
+		 (jiffies - drain->start) / HZ, what, who, whose);
+}
+
+static void dma_buf_report_fence(struct dma_buf_drain *drain,
+				 struct vfio_pci_dma_buf *buf,
+				 struct dma_fence *fence)
+{
+	char driver[32], timeline[32];
+
+	if (dma_fence_copy_names(fence, driver, timeline, sizeof(driver)))
+		dma_buf_report(drain, buf, "a fence", driver, timeline);
+}
+
+static bool dma_buf_is_unmapped(struct vfio_pci_dma_buf *buf)
+{
+	/* Pairs with vfio_pci_dma_buf_unmap(). */
+	return !smp_load_acquire(&buf->nr_mapped);
+}
+
+static void dma_buf_report_mapped(struct dma_buf_drain *drain,
+				  struct vfio_pci_dma_buf *buf)
+{
+	struct dma_buf_attachment *attach;
+
+	if (dma_buf_is_unmapped(buf))
+		return;
+
+	/* An importer that hangs may do so with the lock held. */
+	if (!dma_resv_trylock(&buf->resv)) {
+		dma_buf_report(drain, buf, "the unmap", "an importer",
+			       "reservation lock is busy");
+		return;
+	}
+	/* Without a dma-buf there is no importer, and the wait is over. */
+	if (buf->dmabuf)
+		list_for_each_entry(attach, &buf->dmabuf->attachments, node)
+			if (attach->nr_mapped)
+				dma_buf_report(drain, buf, "the unmap",
+					       dev_name(attach->dev),
+					       dev_driver_string(attach->dev));
+	dma_resv_unlock(&buf->resv);
+}
+
+static void dma_buf_wait_fence(struct dma_buf_drain *drain,
+			       struct vfio_pci_dma_buf *buf,
+			       struct dma_fence *fence)
+{
+	u64 start = dma_buf_trace_clock(trace_vfio_pci_dma_buf_fence_wait_enabled());
+	long left;
+
+	for (;;) {
+		left = dma_fence_wait_timeout(fence, false,
+					      dma_buf_drain_silence(drain));
+		/* A driver's own wait can fail. The fence will signal for all that. */
+		if (left < 0)
+			left = dma_fence_default_wait(fence, false,
+						      dma_buf_drain_silence(drain));
+		if (left)
+			break;
+		dma_buf_report_fence(drain, buf, fence);
+		/* Whoever has the device that the fence is for is nearly always mapped. */
+		dma_buf_report_mapped(drain, buf);
+		dma_buf_drain_reported(drain);
+	}
+	if (start)
+		trace_vfio_pci_dma_buf_fence_wait(buf->pdev, buf->ino, fence,
+						  ktime_get_ns() - start);
+}
+
+/* For want of memory: nobody can add fences before the lock is released. */
+static void dma_buf_wait_fences_locked(struct vfio_pci_dma_buf *buf)
+{
+	struct dma_buf_drain drain = dma_buf_drain_begin(buf);
+	struct dma_resv_iter cursor;
+	struct dma_fence *fence;
+
+	dma_resv_for_each_fence(&cursor, &buf->resv, DMA_RESV_USAGE_BOOKKEEP,
+				fence)
+		dma_buf_wait_fence(&drain, buf, fence);
+}
+
+/*
+ * Remember what has to be waited for. Fences that DMA_BUF_IOCTL_IMPORT_SYNC_FILE adds
+ * later have nothing to guard, and must not make a revoke last for as long as
+ * userspace likes. All fences are sent on their way, and not each once it is waited
+ * for.
+ */
+static void dma_buf_get_fences(struct vfio_pci_dma_buf *buf)
+{
+	unsigned int i;
+
+	dma_resv_assert_held(&buf->resv);
+
+	if (dma_resv_get_fences(&buf->resv, DMA_RESV_USAGE_BOOKKEEP,
+				&buf->nr_fences, &buf->fences)) {
+		dma_buf_wait_fences_locked(buf);
+		return;
+	}
+	for (i = 0; i < buf->nr_fences; i++)
+		dma_fence_enable_sw_signaling(buf->fences[i]);
+}
+
+/*
+ * The fences change only on the way from and to LIVE, when nobody waits for them: who
+ * has made a buffer REVOKED waits with memory_lock held, and who has made it DEAD has
+ * made LIVE impossible.
+ */
 static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 			      enum vfio_pci_dma_buf_state state)
 {
+	unsigned long start = jiffies;
 	enum vfio_pci_dma_buf_state old;
+
+	/* An importer that is mapping with the lock held stops at this. */
+	if (state == VFIO_PCI_DMA_BUF_DEAD)
+		WRITE_ONCE(buf->dying, true);
 
 	dma_resv_lock(&buf->resv, NULL);
 	old = buf->state;
-	if (old == VFIO_PCI_DMA_BUF_DEAD)
+	if (old == VFIO_PCI_DMA_BUF_DEAD || old == state)
 		goto out_unlock;
 
-	buf->state = state;
+	/* Pairs with vfio_pci_dma_buf_state() and vfio_pci_dma_buf_is_live(). */
+	WRITE_ONCE(buf->state, state);
 	/* From REVOKED to DEAD there is nothing to tell. */
-	if (buf->dmabuf && old != state &&
+	if (buf->dmabuf &&
 	    (old == VFIO_PCI_DMA_BUF_LIVE || state == VFIO_PCI_DMA_BUF_LIVE))
 		dma_buf_invalidate_mappings(buf->dmabuf);
+
+	if (state == VFIO_PCI_DMA_BUF_LIVE) {
+		dma_buf_put_fences(buf);
+	} else if (old == VFIO_PCI_DMA_BUF_LIVE) {
+		buf->revoke_start = start;
+		dma_buf_get_fences(buf);
+	}
+	trace_vfio_pci_dma_buf_state(buf->pdev, buf->ino,
+				     dma_buf_state_names[state], buf->nr_mapped);
 out_unlock:
 	dma_resv_unlock(&buf->resv);
 }
@@ -315,26 +546,55 @@ static void dma_bufs_set_state(struct vfio_pci_core_device *vdev,
 		dma_buf_set_state(buf, state);
 }
 
+static void dma_buf_wait_fences(struct dma_buf_drain *drain,
+				struct vfio_pci_dma_buf *buf)
+{
+	unsigned int i;
+
+	for (i = 0; i < buf->nr_fences; i++)
+		dma_buf_wait_fence(drain, buf, buf->fences[i]);
+}
+
+static void dma_buf_wait_unmaps(struct dma_buf_drain *drain,
+				struct vfio_pci_dma_buf *buf)
+{
+	u64 start = dma_buf_trace_clock(trace_vfio_pci_dma_buf_unmap_wait_enabled());
+
+	while (!wait_event_timeout(buf->unmapped, dma_buf_is_unmapped(buf),
+				   dma_buf_drain_silence(drain))) {
+		dma_buf_report_mapped(drain, buf);
+		dma_buf_drain_reported(drain);
+	}
+	if (start)
+		trace_vfio_pci_dma_buf_unmap_wait(buf->pdev, buf->ino,
+						  ktime_get_ns() - start);
+}
+
 /*
  * Wait until no importer can access the memory any more. Importers signal their
  * fences and unmap in a time that is bounded by kernel and hardware: the ones
  * that cannot are not let in by vfio_pci_dma_buf_attach().
  *
- * The reservation lock keeps DMA_BUF_IOCTL_IMPORT_SYNC_FILE from adding fences for
- * as long as userspace likes. Those that it adds later have nothing to guard.
+ * All importers of all buffers have been told before, so what is waited for here
+ * goes on in parallel. That two buffers have an importer in common does no harm:
+ * nothing is held that an importer could need to let go of either.
  */
 static void dma_bufs_drain(struct vfio_pci_core_device *vdev)
 {
+	u64 start = dma_buf_trace_clock(trace_vfio_pci_dma_bufs_drained_enabled());
 	struct vfio_pci_dma_buf *buf;
+	unsigned int nr_buffers = 0;
 
 	for_each_dma_buf(vdev, buf) {
-		dma_resv_lock(&buf->resv, NULL);
-		dma_resv_wait_timeout(&buf->resv, DMA_RESV_USAGE_BOOKKEEP,
-				      false, MAX_SCHEDULE_TIMEOUT);
-		dma_resv_unlock(&buf->resv);
-		/* Pairs with vfio_pci_dma_buf_unmap(). */
-		wait_event(buf->unmapped, !smp_load_acquire(&buf->nr_mapped));
+		struct dma_buf_drain drain = dma_buf_drain_begin(buf);
+
+		dma_buf_wait_fences(&drain, buf);
+		dma_buf_wait_unmaps(&drain, buf);
+		nr_buffers++;
 	}
+	if (start && nr_buffers)
+		trace_vfio_pci_dma_bufs_drained(vdev->pdev, nr_buffers,
+						ktime_get_ns() - start);
 }
 
 /**
@@ -533,7 +793,16 @@ static struct dma_buf *dma_buf_create(struct vfio_pci_core_device *vdev,
 
 	/* From here on it is the release of the dma-buf that frees the buffer. */
 	buf->dmabuf = dmabuf;
+	buf->ino = file_inode(dmabuf->file)->i_ino;
 	return dmabuf;
+}
+
+static void dma_buf_trace_export(struct dma_buf *dmabuf)
+{
+	struct vfio_pci_dma_buf *buf = dmabuf->priv;
+
+	trace_vfio_pci_dma_buf_export(buf->pdev, buf->ino, buf->bar, dmabuf->size,
+				      buf->nr_ranges);
 }
 
 /* From here on the buffer is LIVE and REVOKED as the device is. */
@@ -616,6 +885,7 @@ int vfio_pci_core_feature_dma_buf(struct vfio_device *device, u32 flags,
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
 
+	dma_buf_trace_export(dmabuf);
 	ret = dma_buf_publish(vdev, dmabuf->priv);
 	if (!ret)
 		ret = dma_buf_fd(dmabuf, get.open_flags);

@@ -166,9 +166,12 @@ static const struct dma_buf_attach_ops revocable_ops = {
 
 static const struct dma_buf_attach_ops irrevocable_ops = {};
 
-static void resv_exit(void *resv)
+static void fences_exit(void *data)
 {
-	dma_resv_fini(resv);
+	struct vfio_pci_dma_buf *buf = data;
+
+	dma_buf_put_fences(buf);
+	dma_resv_fini(&buf->resv);
 }
 
 static struct importer *fake_importer(struct kunit *test,
@@ -179,7 +182,7 @@ static struct importer *fake_importer(struct kunit *test,
 
 	dma_resv_init(&buf->resv);
 	KUNIT_ASSERT_EQ(test, 0,
-			kunit_add_action_or_reset(test, resv_exit, &buf->resv));
+			kunit_add_action_or_reset(test, fences_exit, buf));
 	imp = kunit_kzalloc(test, sizeof(*imp), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, imp);
 
@@ -314,6 +317,168 @@ static void pin_and_map_need_live(struct kunit *test)
 	}
 }
 
+static void state_is_told(struct kunit *test)
+{
+	static const struct {
+		enum vfio_pci_dma_buf_state state;
+		const char *name;
+		bool live;
+	} cases[] = {
+		{ LIVE, "live", true },
+		{ REVOKED, "revoked", false },
+		{ DEAD, "dead", false },
+	};
+	struct importer *imp;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		imp = fake_importer(test, cases[i].state);
+		KUNIT_EXPECT_STREQ(test, vfio_pci_dma_buf_state(&imp->dmabuf),
+				   cases[i].name);
+		KUNIT_EXPECT_EQ(test, vfio_pci_dma_buf_is_live(&imp->dmabuf),
+				cases[i].live);
+	}
+}
+
+struct killer {
+	struct work_struct work;
+	struct vfio_pci_dma_buf *buf;
+};
+
+static void killer_work(struct work_struct *work)
+{
+	struct killer *killer = container_of(work, struct killer, work);
+
+	dma_buf_set_state(killer->buf, DEAD);
+}
+
+/* An importer that maps with the lock held can see that it should stop. */
+static void dying_is_seen_with_lock_held(struct kunit *test)
+{
+	struct importer *imp = fake_importer(test, LIVE);
+	struct killer killer = { .buf = imp->dmabuf.priv };
+	unsigned long timeout = jiffies + 10 * HZ;
+
+	INIT_WORK_ONSTACK(&killer.work, killer_work);
+	dma_resv_lock(imp->dmabuf.resv, NULL);
+	schedule_work(&killer.work);
+	while (vfio_pci_dma_buf_is_live(&imp->dmabuf) &&
+	       time_before(jiffies, timeout))
+		schedule_timeout_uninterruptible(1);
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_is_live(&imp->dmabuf));
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 0);
+	dma_resv_unlock(imp->dmabuf.resv);
+	flush_work(&killer.work);
+	destroy_work_on_stack(&killer.work);
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 1);
+}
+
+static const char *fence_name(struct dma_fence *fence)
+{
+	return "vfio_pci_dmabuf_kunit";
+}
+
+static bool fence_enable_signaling(struct dma_fence *fence)
+{
+	return true;
+}
+
+static const struct dma_fence_ops fence_ops = {
+	.get_driver_name = fence_name,
+	.get_timeline_name = fence_name,
+	.enable_signaling = fence_enable_signaling,
+};
+
+static DEFINE_SPINLOCK(fence_lock);
+
+static struct dma_fence *add_fence(struct kunit *test,
+				   struct vfio_pci_dma_buf *buf)
+{
+	struct dma_fence *fence = kzalloc(sizeof(*fence),
+					  GFP_KERNEL | __GFP_NOFAIL);
+
+	dma_fence_init(fence, &fence_ops, &fence_lock,
+		       dma_fence_context_alloc(1), 1);
+	dma_resv_lock(&buf->resv, NULL);
+	KUNIT_EXPECT_EQ(test, 0, dma_resv_reserve_fences(&buf->resv, 1));
+	dma_resv_add_fence(&buf->resv, fence, DMA_RESV_USAGE_BOOKKEEP);
+	dma_resv_unlock(&buf->resv);
+	return fence;
+}
+
+static void expect_enabled(struct kunit *test, struct dma_fence *fence,
+			   bool enabled)
+{
+	KUNIT_EXPECT_EQ(test, enabled,
+			test_bit(DMA_FENCE_FLAG_ENABLE_SIGNAL_BIT, &fence->flags));
+}
+
+/*
+ * What there is at the revoke is waited for, and is on its way before the first one
+ * is. What comes later guards nothing, in that revoke nor in those after it, until
+ * the buffer has been LIVE.
+ */
+static void revoke_waits_for_fences_of_its_time(struct kunit *test)
+{
+	struct importer *imp = fake_importer(test, LIVE);
+	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
+	struct dma_fence *fences[3];
+	int i;
+
+	fences[0] = add_fence(test, buf);
+	fences[1] = add_fence(test, buf);
+	dma_buf_set_state(buf, REVOKED);
+	fences[2] = add_fence(test, buf);
+	dma_buf_set_state(buf, REVOKED);
+	KUNIT_EXPECT_EQ(test, buf->nr_fences, 2);
+	for (i = 0; i < ARRAY_SIZE(fences); i++)
+		expect_enabled(test, fences[i], i < 2);
+
+	dma_buf_set_state(buf, LIVE);
+	KUNIT_EXPECT_EQ(test, buf->nr_fences, 0);
+	expect_enabled(test, fences[2], false);
+	dma_buf_set_state(buf, DEAD);
+	KUNIT_EXPECT_EQ(test, buf->nr_fences, 3);
+	expect_enabled(test, fences[2], true);
+
+	for (i = 0; i < ARRAY_SIZE(fences); i++) {
+		dma_fence_signal(fences[i]);
+		dma_fence_put(fences[i]);
+	}
+}
+
+/* At about 1, 3, 7, 15 s, and so on, and at least once an hour */
+static void silence_grows(struct kunit *test)
+{
+	static const struct {
+		unsigned long waited;
+		unsigned long silence;
+	} cases[] = {
+		{ 1, 2 }, { 3, 4 }, { 7, 8 }, { 3600, 3600 }, { 100000, 3600 },
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct dma_buf_drain drain = {
+			.start = jiffies - cases[i].waited * HZ,
+		};
+		unsigned long silence;
+
+		dma_buf_drain_reported(&drain);
+		silence = dma_buf_drain_silence(&drain);
+		KUNIT_EXPECT_LE(test, silence, (cases[i].silence + 1) * HZ);
+		KUNIT_EXPECT_GE(test, silence, (cases[i].silence - 1) * HZ);
+	}
+}
+
+/* What is due is not waited for with a timeout of 0, which would only poll. */
+static void silence_is_never_zero(struct kunit *test)
+{
+	struct dma_buf_drain drain = { .report = jiffies - 1 };
+
+	KUNIT_EXPECT_EQ(test, dma_buf_drain_silence(&drain), 1);
+}
+
 static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(bar_must_have_memory, bar_gen_params),
 	KUNIT_CASE_PARAM(ranges_must_be_inside, ranges_gen_params),
@@ -321,6 +486,11 @@ static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(change_of_state_without_dma_buf, change_gen_params),
 	KUNIT_CASE_PARAM(attach_needs_live_and_revocable, attach_gen_params),
 	KUNIT_CASE(pin_and_map_need_live),
+	KUNIT_CASE(state_is_told),
+	KUNIT_CASE(dying_is_seen_with_lock_held),
+	KUNIT_CASE(revoke_waits_for_fences_of_its_time),
+	KUNIT_CASE(silence_grows),
+	KUNIT_CASE(silence_is_never_zero),
 	{}
 };
 

@@ -12,23 +12,24 @@
 
 #include <linux/pci_regs.h>
 
-#include "edu.h"
-#include "ioas.h"
-#include "vfio_dev.h"
+#include "importer.h"
 
 #define ROUNDS		31
 #define MAX_BUFFERS	64
 #define BAR_IOVA	0x100000000ULL
+#define SLOW_MS		5
 #define MIB		0x100000ULL
 
 enum column {
 	EXPORT,
 	MAP,
 	REVOKE_ALL,
+	RESTORE_ALL,
 	UNMAP_CLOSE,
 	DECODE_OFF,
 	RESET,
 	RESET_CPU,
+	REVOKE_SLOW,
 	COLUMNS,
 };
 
@@ -37,6 +38,7 @@ static struct {
 	__u32 ioas;
 	struct vfio_dev owner;
 	struct edu edu;
+	int importer;
 	__u64 bar_size;
 	bool can_export;
 } bench;
@@ -78,6 +80,18 @@ static void find_device(const char *role, struct pci_id id, char name[PCI_NAME_L
 	MUST(pci_bind_vfio(name));
 }
 
+/* Without the series there is none */
+static void find_importer(char name[PCI_NAME_LEN])
+{
+	const char *told = getenv("VM_KDMA");
+
+	bench.importer = -ENODEV;
+	if (!told || strlen(told) >= PCI_NAME_LEN)
+		return;
+	pci_copy_name(name, told);
+	bench.importer = importer_open(name);
+}
+
 static void open_devices(void)
 {
 	struct vfio_region_info info;
@@ -96,6 +110,7 @@ static void open_devices(void)
 
 	find_device("VM_DMA", pci_id_edu, name);
 	MUST(edu_open(&bench.edu, name, bench.iommufd));
+	find_importer(name);
 	MUST(ioas_alloc(bench.iommufd, &bench.ioas));
 	MUST(vfio_dev_attach(&bench.edu.dev, bench.ioas));
 }
@@ -188,6 +203,7 @@ static void unmap_all(const int *fds, unsigned int count, __u64 size, unsigned i
 	must(ret, "IOMMU_IOAS_UNMAP");
 }
 
+/* What is unmapped has been taken away before, as the reference has it */
 static void measure_buffers(const struct command_register *command, unsigned int count)
 {
 	__u64 size = bench.bar_size / count;
@@ -198,8 +214,10 @@ static void measure_buffers(const struct command_register *command, unsigned int
 		export_all(fds, count, size, round);
 		map_all(fds, count, size, round);
 		samples[REVOKE_ALL][round] = write_command(command, false);
-		write_command(command, true);
+		samples[RESTORE_ALL][round] = write_command(command, true);
+		write_command(command, false);
 		unmap_all(fds, count, size, round);
+		write_command(command, true);
 	}
 }
 
@@ -228,6 +246,30 @@ static void measure_reset(void)
 	}
 }
 
+/* One importer a buffer, each with a fence and an unmap that take their time */
+static void measure_slow(const struct command_register *command, unsigned int count)
+{
+	__u64 size = bench.bar_size / count;
+	long handles[MAX_BUFFERS];
+	unsigned int round, i;
+	int fds[MAX_BUFFERS];
+
+	for (round = 0; round < ROUNDS; round++) {
+		export_all(fds, count, size, round);
+		for (i = 0; i < count; i++) {
+			handles[i] = import_slow(bench.importer, fds[i], GOOD, SLOW_MS, SLOW_MS);
+			must(handles[i], "import by the test importer");
+			MUST(map(bench.importer, handles[i], NULL));
+		}
+		samples[REVOKE_SLOW][round] = write_command(command, false);
+		write_command(command, true);
+		for (i = 0; i < count; i++) {
+			MUST(detach(bench.importer, handles[i]));
+			close(fds[i]);
+		}
+	}
+}
+
 static void print_head(void)
 {
 	printf("BAR%d of %s, %llu MiB; us, median of %d; export, map, unmap: for each dma-buf\n\n",
@@ -250,6 +292,7 @@ static void print_row(unsigned int count)
 int main(void)
 {
 	const unsigned int counts[] = { 1, 16, MAX_BUFFERS };
+	double restore_us[ARRAY_SIZE(counts)];
 	struct command_register command;
 	unsigned int i;
 
@@ -257,15 +300,24 @@ int main(void)
 	open_devices();
 	command = read_command();
 	print_head();
-	for (i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+	for (i = 0; i < ARRAY_SIZE(counts); i++) {
 		if (bench.can_export)
 			measure_buffers(&command, counts[i]);
 		measure_decode_off(&command);
 		print_row(counts[i]);
+		restore_us[i] = median_us(RESTORE_ALL);
 	}
+	for (i = 0; bench.can_export && i < ARRAY_SIZE(counts); i++)
+		printf("%sRestore of all (decode on), %u dma-bufs: %.1f\n", i ? "" : "\n", counts[i],
+		       restore_us[i]);
 	measure_reset();
 	printf("\nVFIO_DEVICE_RESET with no dma-buf: %.1f, of which CPU time: %.1f\n",
 	       median_us(RESET), median_us(RESET_CPU));
+	for (i = 0; bench.importer >= 0 && i < ARRAY_SIZE(counts); i++) {
+		measure_slow(&command, counts[i]);
+		printf("Revoke with %u importers that take %u ms each: %.1f\n", counts[i],
+		       SLOW_MS, median_us(REVOKE_SLOW));
+	}
 	if (!bench.can_export)
 		printf("This kernel does not export dma-bufs from vfio-pci.\n");
 	return EXIT_SUCCESS;

@@ -12,21 +12,23 @@
 #include <unistd.h>
 
 #include "edu.h"
-#include "ioas.h"
-#include "vfio_dev.h"
+#include "importer.h"
 
 #define __noreturn	__attribute__((__noreturn__))
-#define __printf(a, b)	__attribute__((__format__(printf, a, b)))
 
 #define RAM_IOVA	0x00100000ULL
 #define BAR_IOVA	0x01000000ULL
 #define BAR_OFFSET	0x2000ULL
 #define RAM_BYTES	4096
+#define TRACING		"/sys/kernel/tracing/"
+/* Whoever made the machine looks for it there */
+#define TIMELINE	"/tmp/timeline.trace"
 #define FAULT_WAIT_MS	1000
 #define MIB		0x100000ULL
 
 static const char first_words[] = "written by another device, straight into the BAR";
-static const char late_words[] = "written after the reset, by a device that was not told";
+static const char late_words[] = "written too late, by a device that was not told";
+static const char restored_words[] = "written again, and nobody has mapped anything";
 static const char last_words[] = "written again, the buffer was imported once more";
 
 static struct {
@@ -256,12 +258,23 @@ static void wipe_everything(void)
 			word[i] = 0;
 }
 
+static void switch_memory(bool on)
+{
+	__u64 start = now_us();
+
+	must(vfio_dev_decode(&demo.owner, on), "PCI_COMMAND");
+	say("One write to its command register %s, in %s.",
+	    on ? "switched the memory on and mapped it again" :
+		 "took every mapping of the BAR away and switched the memory off",
+	    took(start));
+}
+
 static void reset_owner(void)
 {
 	__u64 start = now_us();
 
 	must(vfio_dev_reset(&demo.owner), "VFIO_DEVICE_RESET");
-	say("VFIO_DEVICE_RESET took every mapping of the BAR away, then reset the device.");
+	say("VFIO_DEVICE_RESET took every mapping away, reset the device, and mapped it again.");
 	say("It took %s; most of that is what PCI wants between reset and first use.",
 	    took(start));
 }
@@ -269,7 +282,7 @@ static void reset_owner(void)
 static void expect_stopped(void)
 {
 	if (!bar_is_empty())
-		fail("a DMA landed in the BAR after it was revoked");
+		fail("a DMA landed in the BAR while it was revoked");
 	say("The CPU looked at all of the %llu MiB: not a byte has landed.",
 	    demo.bar_size / MIB);
 }
@@ -283,6 +296,78 @@ static void unmap_bar(void)
 	if (unmapped != demo.bar_size)
 		fail("only %#llx bytes were unmapped", unmapped);
 	say("IOMMU_IOAS_UNMAP of the old mapping: fine, %llu MiB.", unmapped / MIB);
+}
+
+static bool set_trace(const char *event, const char *value)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), TRACING "%s", event);
+	f = fopen(path, "we");
+	if (!f)
+		return false;
+	fputs(value, f);
+	return !fclose(f);
+}
+
+static bool trace(const char *on)
+{
+	return set_trace("events/dma_buf/enable", on) &&
+	       set_trace("events/vfio_pci/enable", on) &&
+	       set_trace("events/dma_fence/enable", on);
+}
+
+static void save_trace(void)
+{
+	FILE *from = fopen(TRACING "trace", "re"), *to = fopen(TIMELINE, "we");
+	char line[1024];
+
+	while (from && to && fgets(line, sizeof(line), from))
+		if (line[0] != '#')
+			fputs(line, to);
+	if (from)
+		fclose(from);
+	if (to)
+		fclose(to);
+}
+
+/* Importers that take their time: a fence that signals late, an unmap that comes late */
+static void import_slowly(int importer, __u64 offset, __u32 fence_ms, __u32 unmap_ms)
+{
+	int fd = vfio_dev_export_range(&demo.owner, PEER_BAR, offset, RAM_BYTES);
+	long handle;
+
+	must(fd, "VFIO_DEVICE_FEATURE_DMA_BUF");
+	handle = import_slow(importer, fd, GOOD, fence_ms, unmap_ms);
+	must(handle, "import by the test importer");
+	must(map(importer, handle, NULL), "map by the test importer");
+	say("A driver has mapped another dma-buf, will signal its fence after %u ms and unmap after %u ms.",
+	    fence_ms, unmap_ms);
+	close(fd);
+}
+
+static void revoke_slowly(void)
+{
+	char name[PCI_NAME_LEN];
+	int importer;
+
+	find_device("VM_KDMA", pci_id_edu, name);
+	importer = importer_open(name);
+	if (importer < 0 || !set_trace("trace", "") || !set_trace("trace_clock", "mono") ||
+	    !trace("1")) {
+		say("This kernel has no test importer, or no trace events.");
+		return;
+	}
+	import_slowly(importer, 0, 40, 0);
+	import_slowly(importer, RAM_BYTES, 0, 70);
+	import_slowly(importer, 2 * RAM_BYTES, 50, 90);
+	switch_memory(false);
+	say("It waited for the slowest of them, not for one after the other.");
+	trace("0");
+	save_trace();
+	switch_memory(true);
+	close(importer);
 }
 
 static void close_owner(int fd)
@@ -325,22 +410,37 @@ int main(void)
 	let_edu_write(first_words, sizeof(first_words));
 	expect_words(first_words);
 
-	step("The owner is reset");
+	step("The owner's memory is switched off");
 	wipe_bar();
 	watch_faults();
-	reset_owner();
+	switch_memory(false);
 
 	step("Nobody told edu, which goes on writing");
 	let_edu_write(late_words, sizeof(late_words));
-	expect_stopped();
 	report_fault();
 
-	step("The same dma-buf is imported again, and works again");
+	step("The owner's memory is switched on");
+	switch_memory(true);
+	expect_stopped();
+	let_edu_write(restored_words, sizeof(restored_words));
+	expect_words(restored_words);
+	wipe_bar();
+
+	step("The owner is reset");
+	reset_owner();
+	let_edu_write(restored_words, sizeof(restored_words));
+	expect_words(restored_words);
+	wipe_bar();
+
+	step("The same dma-buf is imported again, as other kernels want it");
 	unmap_bar();
 	import_bar(fd);
 	let_edu_write(last_words, sizeof(last_words));
 	expect_words(last_words);
 	wipe_bar();
+
+	step("Some importers take their time");
+	revoke_slowly();
 
 	step("The owner goes away for good");
 	close_owner(fd);

@@ -70,6 +70,53 @@ TEST_F_TIMEOUT(import, kernel_chooses_iova, LAB_TIMEOUT)
 	test_unmap(self->lab.ioas, iova, PART);
 }
 
+/*
+ * Where large pages can be used, although the first page of the buffer is not at
+ * the beginning of one: a hole near the beginning, or a slice from within.
+ */
+TEST_F_TIMEOUT(import, kernel_chooses_iova_for_large_pages, LAB_TIMEOUT)
+{
+	const struct vfio_region_dma_range ranges[] = {
+		{ .offset = 0, .length = SZ_4K },
+		{ .offset = 2 * SZ_4K, .length = SZ_4K },
+		{ .offset = 3 * SZ_4K, .length = self->lab.bar_size - 3 * SZ_4K },
+	};
+	__u64 phys = pci_bar_start(self->lab.peer.name, PEER_BAR), iova;
+	int fd = test_fd(vfio_dev_export(&self->lab.peer, PEER_BAR, O_RDWR, ranges,
+					 ARRAY_SIZE(ranges)));
+
+	test_map_file(self->lab.ioas, IOAS_RW, fd, 0, self->lab.bar_size - SZ_4K, &iova);
+	EXPECT_EQ((phys + SZ_4K) % SZ_2M, iova % SZ_2M);
+	test_dma_write(iova + SZ_4K);
+	expect_landed(2 * SZ_4K, 1);
+	test_dma_write(iova + 2 * SZ_4K - XFER / 2);
+	expect_landed(3 * SZ_4K - XFER / 2, 1);
+
+	test_map_file(self->lab.ioas, IOAS_RW, self->dmabuf, SZ_4K, self->lab.bar_size - SZ_4K,
+		      &iova);
+	EXPECT_EQ((phys + SZ_4K) % SZ_2M, iova % SZ_2M);
+	test_dma_write(iova);
+	expect_landed(SZ_4K, 1);
+}
+
+/* A copy of two areas at once, of which the first is a dma-buf */
+TEST_F_TIMEOUT(import, copy_two_areas, LAB_TIMEOUT)
+{
+	__u64 iova;
+
+	iova = LAB_BAR_IOVA + SZ_4K;
+	test_map_at(self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	ASSERT_EQ(0, ioas_map(self->lab.iommufd, self->lab.ioas, IOAS_RW | IOAS_FIXED,
+			      self->lab.ram, PAGE_BYTES, &iova));
+	ASSERT_EQ(0, ioas_copy(self->lab.iommufd, self->lab.ioas, self->lab.ioas, IOAS_RW,
+			       LAB_BAR_IOVA, 2 * SZ_4K, &iova));
+	test_dma_write(iova);
+	expect_landed(0, 1);
+	memset(self->lab.ram, 0, PAGE_BYTES);
+	test_dma_write(iova + SZ_4K);
+	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
+}
+
 TEST_F_TIMEOUT(import, starts_inside_the_buffer, LAB_TIMEOUT)
 {
 	test_map_at(self->lab.ioas, self->dmabuf, 3 * SZ_4K, 2 * SZ_4K, LAB_BAR_IOVA);

@@ -41,6 +41,7 @@
 #define LEAK_WAIT_MS	5000
 
 #define SZ_4K		0x1000ULL
+#define SZ_2M		0x200000ULL
 #define PAGE_BYTES	((__u64)sysconf(_SC_PAGESIZE))
 
 #define XFER		EDU_MAX_TRANSFER

@@ -4,6 +4,7 @@
  * gets, if any, and what a reset takes along.
  */
 #include "importer.h"
+#include "observe.h"
 
 #define DRAIN_MS	5000
 #define BOUND_MS	60000
@@ -142,6 +143,7 @@ FIXTURE_TEARDOWN(pair)
 
 TEST_F_TIMEOUT(pair, hot_reset_takes_both, LAB_TIMEOUT)
 {
+	char text[16384];
 	int second;
 
 	test_map_at(self->lab.ioas, test_export(0, SZ_4K), 0, SZ_4K, LAB_BAR_IOVA);
@@ -153,15 +155,22 @@ TEST_F_TIMEOUT(pair, hot_reset_takes_both, LAB_TIMEOUT)
 	EXPECT_TRUE(lab_holds(self->other.bar, 1));
 	lab_clear_bar(&self->other);
 
+	REQUIRE(trace(true), "no tracepoints");
 	ASSERT_EQ(0, vfio_dev_hot_reset(&self->lab.peer));
-	test_dma_write(LAB_BAR_IOVA);
-	test_dma_write(LAB_COPY_IOVA);
-	expect_nothing_landed();
-	EXPECT_EQ(NOTHING, lab_first_set(&self->other, 0));
+	ASSERT_TRUE(trace(false));
+	ASSERT_TRUE(slurp(TRACING "trace", text, sizeof(text)));
+	expect_line(text, "vfio_pci_dma_buf_state:", self->lab.peer.name, "state=revoked");
+	expect_line(text, "vfio_pci_dma_buf_state:", self->other.peer.name, "state=revoked");
+	expect_line(text, "vfio_pci_dma_bufs_drained:", self->lab.peer.name);
+	expect_line(text, "vfio_pci_dma_bufs_drained:", self->other.peer.name);
+	expect_order(text, "iommufd_dmabuf_revoked:", "unmapped=0x1000", "state=revoked",
+		     "iommufd_dmabuf_revoked:", "unmapped=0x1000", "state=revoked",
+		     "vfio_pci_dma_bufs_drained:", "vfio_pci_dma_bufs_drained:",
+		     "iommufd_dmabuf_restored:", "ret=0", "iommufd_dmabuf_restored:", "ret=0");
 
 	/* Both are back */
-	test_unmap(self->lab.ioas, LAB_COPY_IOVA, SZ_4K);
-	test_map_at(self->lab.ioas, second, 0, SZ_4K, LAB_COPY_IOVA);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
 	test_dma_write(LAB_COPY_IOVA);
 	EXPECT_TRUE(lab_holds(self->other.bar, 1));
 	lab_clear_bar(&self->other);

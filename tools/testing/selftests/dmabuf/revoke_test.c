@@ -18,13 +18,8 @@
 #include <stdatomic.h>
 
 #include "lab.h"
+#include "observe.h"
 #include "vm/hostctl.h"
-
-/*
- * In this series nobody but userspace maps an area again once it was revoked.
- * All that the tests assume about it is said here.
- */
-#define REMAPPED_BY_KERNEL	false
 
 #define UNPLUG_WAIT_MS		60000
 #define PROMPT_US		(2 * 1000 * 1000ULL)
@@ -183,16 +178,44 @@ do {										\
 
 #define test_unmap_all()	test_unmap(self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size)
 
-/* Before, a DMA lands. In between not a byte does, and nobody comes to harm. */
+/* While the memory is away nothing lands; once it is back the same IOVA has it */
+#define test_dma_while_revoked(_iova)						\
+do {										\
+	if (!variant->trigger.brief)						\
+		test_dma_write(_iova);						\
+} while (0)
+#define test_dma_after_undo(_iova, _offset)					\
+do {										\
+	test_dma_write(_iova);							\
+	if (variant->trigger.fatal) {						\
+		expect_nothing_landed();					\
+	} else {								\
+		expect_landed(_offset, 1);					\
+	}									\
+} while (0)
+
+/*
+ * Before, a DMA lands. In between not a byte does, and nobody comes to harm. Of what
+ * is too brief for a DMA there is the trace.
+ */
 TEST_F_TIMEOUT(revoke, dma_is_stopped, LAB_TIMEOUT)
 {
+	char text[16384], unmapped[64];
+
+	snprintf(unmapped, sizeof(unmapped), "unmapped=0x%zx ", self->lab.bar_size);
 	test_map_and_use(self->dmabuf);
+	REQUIRE(trace(true), "no tracepoints");
 	test_fire();
-	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
+	ASSERT_TRUE(trace(false));
+	ASSERT_TRUE(slurp(TRACING "trace", text, sizeof(text)));
+	expect_order(text, "iommufd_dmabuf_revoked:", unmapped,
+		     variant->trigger.fatal ? "state=dead" : "state=revoked",
+		     "vfio_pci_dma_bufs_drained:");
+	if (variant->trigger.brief)
+		expect_order(text, "vfio_pci_dma_bufs_drained:", "iommufd_dmabuf_restored:",
+			     "ret=0", "state=live");
+	test_dma_while_revoked(LAB_BAR_IOVA);
 	test_undo();
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
 
 	/* The initiator works as before */
@@ -223,24 +246,56 @@ TEST_F_TIMEOUT(revoke, dma_in_flight, LAB_TIMEOUT)
 	test_fire();
 	test_undo();
 	lab_clear_bar(&self->lab);
+	/* Once it is mapped again what the initiator writes lands again */
+	if (!variant->trigger.fatal)
+		EXPECT_TRUE(wait_until(lab_holds(self->lab.bar, 1), LEAK_WAIT_MS));
 	enough = true;
 	ASSERT_EQ(0, pthread_join(writer, &ret));
 	EXPECT_EQ(NULL, ret);
-	if (!REMAPPED_BY_KERNEL || variant->trigger.fatal)
-		expect_nothing_landed();
+	EXPECT_EQ(variant->trigger.fatal, lab_first_set(&self->lab, 0) == NOTHING);
+	lab_clear_bar(&self->lab);
 }
 
-/* To change with a kernel that maps again by itself */
-TEST_F_TIMEOUT(revoke, not_mapped_until_userspace_maps_again, LAB_TIMEOUT)
+/* The kernel has mapped it again when the call that brings the memory back returns */
+TEST_F_TIMEOUT(revoke, mapped_again, LAB_TIMEOUT)
 {
 	test_map_and_use(self->dmabuf);
 	test_fire();
 	test_undo();
-	test_dma_write(LAB_BAR_IOVA + SZ_4K);
-	if (REMAPPED_BY_KERNEL && !variant->trigger.fatal)
-		expect_landed(SZ_4K, 1);
-	else
-		expect_nothing_landed();
+	test_dma_after_undo(LAB_BAR_IOVA + SZ_4K, SZ_4K);
+}
+
+/* With the permissions that it had */
+TEST_F_TIMEOUT(revoke, mapped_again_read_only, LAB_TIMEOUT)
+{
+	__u64 iova = LAB_BAR_IOVA;
+
+	test_map_file(self->lab.ioas, IOAS_RO | IOAS_FIXED, self->dmabuf, 0,
+		      self->lab.bar_size, &iova);
+	test_fire();
+	test_undo();
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+
+	/* The initiator fetches from the BAR, and brings it to RAM */
+	lab_fill_bar(&self->lab, 2);
+	ASSERT_EQ(0, edu_dma(&self->lab.edu, EDU_FROM_MEMORY, LAB_BAR_IOVA, XFER));
+	test_dma_write(LAB_RAM_IOVA);
+	EXPECT_EQ(!variant->trigger.fatal, lab_holds(self->lab.ram, 2));
+	lab_clear_bar(&self->lab);
+}
+
+/* Only what userspace has left mapped */
+TEST_F_TIMEOUT(revoke, mapped_again_in_part, LAB_TIMEOUT)
+{
+	test_map_at(self->lab.ioas, self->dmabuf, 0, SZ_4K, LAB_BAR_IOVA);
+	test_map_at(self->lab.ioas, self->dmabuf, SZ_4K, SZ_4K, LAB_COPY_IOVA);
+	test_fire();
+	test_unmap(self->lab.ioas, LAB_BAR_IOVA, SZ_4K);
+	test_undo();
+	test_dma_write(LAB_BAR_IOVA);
+	expect_nothing_landed();
+	test_dma_after_undo(LAB_COPY_IOVA, SZ_4K);
 }
 
 /* The area stays: userspace unmaps what it mapped, in either state */
@@ -325,13 +380,14 @@ TEST_F_TIMEOUT(revoke, every_buffer, LAB_TIMEOUT)
 	expect_landed(3 * SZ_4K, 1);
 
 	test_fire();
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		test_dma_while_revoked(LAB_BAR_IOVA + 2 * i * SZ_4K);
+	test_dma_while_revoked(LAB_COPY_IOVA);
 	test_undo();
-	if (!REMAPPED_BY_KERNEL) {
-		for (i = 0; i < ARRAY_SIZE(fds); i++)
-			test_dma_write(LAB_BAR_IOVA + 2 * i * SZ_4K);
-		test_dma_write(LAB_COPY_IOVA);
-	}
 	expect_nothing_landed();
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		test_dma_after_undo(LAB_BAR_IOVA + 2 * i * SZ_4K, i * SZ_4K);
+	test_dma_after_undo(LAB_COPY_IOVA, 3 * SZ_4K);
 	for (i = 0; i < ARRAY_SIZE(fds); i++)
 		test_unmap(self->lab.ioas, LAB_BAR_IOVA + 2 * i * SZ_4K, SZ_4K);
 	test_unmap(self->lab.ioas, LAB_COPY_IOVA, SZ_4K);
@@ -347,11 +403,10 @@ TEST_F_TIMEOUT(revoke, without_a_domain, LAB_TIMEOUT)
 	test_fire();
 	test_detach();
 	test_attach(other);
-	test_dma_write(LAB_BAR_IOVA);
+	test_dma_while_revoked(LAB_BAR_IOVA);
 	test_undo();
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
+	test_dma_after_undo(LAB_BAR_IOVA, 0);
 	test_unmap(other, LAB_BAR_IOVA, self->lab.bar_size);
 }
 
@@ -366,12 +421,10 @@ TEST_F_TIMEOUT(revoke, domain_attached_while_revoked, LAB_TIMEOUT)
 	test_attach(hwpt);
 	test_dma_write(LAB_RAM_IOVA);
 	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
-	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
+	test_dma_while_revoked(LAB_BAR_IOVA);
 	test_undo();
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
+	test_dma_after_undo(LAB_BAR_IOVA, 0);
 	test_unmap_all();
 }
 
@@ -385,13 +438,11 @@ TEST_F_TIMEOUT(revoke, detach_while_revoked, LAB_TIMEOUT)
 	test_attach(self->lab.ioas);
 	test_dma_write(LAB_RAM_IOVA);
 	EXPECT_TRUE(lab_holds(self->lab.ram, 1));
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
-	expect_nothing_landed();
+	test_dma_after_undo(LAB_BAR_IOVA, 0);
 	test_unmap_all();
 }
 
-/* The copy of a revoked area is an area, too, and revoked */
+/* The copy of a revoked area is an area, too, revoked and mapped again as it is */
 TEST_F_TIMEOUT(revoke, copy_while_revoked, LAB_TIMEOUT)
 {
 	__u32 other;
@@ -401,12 +452,10 @@ TEST_F_TIMEOUT(revoke, copy_while_revoked, LAB_TIMEOUT)
 	test_fire();
 	test_copy_at(other, self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size, LAB_COPY_IOVA);
 	test_attach(other);
-	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_COPY_IOVA);
+	test_dma_while_revoked(LAB_COPY_IOVA);
 	test_undo();
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_COPY_IOVA);
 	expect_nothing_landed();
+	test_dma_after_undo(LAB_COPY_IOVA, 0);
 	test_unmap_all();
 	test_unmap(other, LAB_COPY_IOVA, self->lab.bar_size);
 }
@@ -421,12 +470,10 @@ TEST_F_TIMEOUT(revoke, copies_too, LAB_TIMEOUT)
 	test_copy_at(other, self->lab.ioas, LAB_BAR_IOVA, self->lab.bar_size, LAB_BAR_IOVA);
 	test_fire();
 	test_attach(other);
-	if (!variant->trigger.brief || !REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
+	test_dma_while_revoked(LAB_BAR_IOVA);
 	test_undo();
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
+	test_dma_after_undo(LAB_BAR_IOVA, 0);
 	test_unmap(other, LAB_BAR_IOVA, self->lab.bar_size);
 	test_unmap_all();
 }
@@ -451,9 +498,9 @@ TEST_F_TIMEOUT(revoke, twice, LAB_TIMEOUT)
 	test_undo();
 	test_fire();
 	test_undo();
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
+	test_dma_after_undo(LAB_BAR_IOVA, 0);
 	test_unmap_all();
+	test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
 }
 
@@ -514,8 +561,8 @@ TEST_F_TIMEOUT(decode, toggled_under_one_mapping, LAB_TIMEOUT)
 		test_decode(false);
 		test_decode(true);
 	}
-	if (!REMAPPED_BY_KERNEL)
-		test_dma_write(LAB_BAR_IOVA);
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
 	test_unmap_all();
 	test_dma_write(LAB_BAR_IOVA);
 	expect_nothing_landed();
@@ -648,14 +695,24 @@ FIXTURE_TEARDOWN(asleep)
 
 #define test_power(_state)	ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, _state))
 
-/* Memory answers in D0 only. Few devices have D1, but nobody asks before the revoke. */
+/*
+ * Memory answers in D0 only. Few devices have D1, but nobody asks before the revoke,
+ * and where it is not there the memory is back at once.
+ */
 TEST_F_TIMEOUT(asleep, in_d1, LAB_TIMEOUT)
 {
+	char text[8192];
+
 	test_map_and_use(self->dmabuf);
+	REQUIRE(trace(true), "no tracepoints");
 	test_power(PCI_POWER_D1);
+	ASSERT_TRUE(trace(false));
+	ASSERT_TRUE(slurp(TRACING "trace", text, sizeof(text)));
+	expect_order(text, "iommufd_dmabuf_revoked:", "state=revoked",
+		     "vfio_pci_dma_bufs_drained:");
 	test_power(PCI_POWER_D0);
 	test_dma_write(LAB_BAR_IOVA);
-	expect_nothing_landed();
+	expect_landed(0, 1);
 }
 
 TEST_F_TIMEOUT(asleep, decode_turned_on, LAB_TIMEOUT)
@@ -770,12 +827,58 @@ TEST_F_TIMEOUT(big, map_under_way_is_not_waited_for, LAB_TIMEOUT)
 	EXPECT_EQ(0, status);
 	TH_LOG("mapped in %llu us, revoked in %llu us", whole, revoke);
 
+	/* All of it is mapped when the memory is back */
 	test_decode(true);
-	EXPECT_GT(before + SOME_PAGES, iommu_pages());
-	test_unmap(self->lab.ioas, iova, size);
-	test_map_at(self->lab.ioas, self->dmabuf, 0, size, iova);
 	EXPECT_LT(full - SOME_PAGES, iommu_pages());
 	test_unmap(self->lab.ioas, iova, size);
+}
+
+/*
+ * Nor is how long it takes to map again. The device is closed by all but the one who
+ * brings the memory back; to unbind the driver waits for the others to do so as well.
+ */
+TEST_F_TIMEOUT(big, restore_under_way_is_not_waited_for, LAB_TIMEOUT)
+{
+	const __u64 iova = LAB_BIG_IOVA + SZ_4K;
+	__u64 start, whole, revoke;
+	pid_t restorer, unbinder;
+	long before, full;
+	int status;
+
+	before = iommu_pages();
+	test_map_at(self->lab.ioas, self->dmabuf, 0, self->lab.bar_size, iova);
+	full = iommu_pages();
+	if (full == before)
+		SKIP(return, "an IOMMU without tables has none to be charged for");
+	ASSERT_LT(before + 2 * SOME_PAGES, full);
+	test_decode(false);
+	start = now_us();
+	test_decode(true);
+	whole = now_us() - start;
+	test_decode(false);
+
+	restorer = fork();
+	ASSERT_LE(0, restorer);
+	if (!restorer)
+		_exit(-vfio_dev_decode(&self->lab.peer, true));
+	ASSERT_TRUE(wait_until(iommu_pages() > before + SOME_PAGES, LEAK_WAIT_MS));
+	start = now_us();
+	unbinder = fork();
+	ASSERT_LE(0, unbinder);
+	if (!unbinder)
+		_exit(-fire_unbind(&self->lab));
+	ASSERT_TRUE(wait_until(is_in_state(self->dmabuf, "dead"), LAB_TIMEOUT * 1000));
+	revoke = now_us() - start;
+	EXPECT_GT(whole / 2, revoke);
+	EXPECT_GT(before + SOME_PAGES, iommu_pages());
+	TH_LOG("restored in %llu us, revoked in %llu us", whole, revoke);
+
+	ASSERT_EQ(restorer, waitpid(restorer, &status, 0));
+	EXPECT_EQ(0, status);
+	lab_close_peer(&self->lab);
+	ASSERT_EQ(unbinder, waitpid(unbinder, &status, 0));
+	EXPECT_EQ(0, status);
+	test_unmap(self->lab.ioas, iova, self->lab.bar_size);
 }
 
 /* Of the machine in vm/topology.mk; unplugging takes seconds, so all is in few tests */

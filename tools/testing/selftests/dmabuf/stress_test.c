@@ -4,15 +4,16 @@
  *
  * The owner of a device takes its BAR away and gives it back, round after round:
  *
- *     map -> fire -> nobody has it mapped -> undo -> old mappings stay dead -> map
+ *     map -> fire -> nobody has it mapped -> undo -> everybody has it mapped
  *
  * Meanwhile workers export, import, map, copy, move devices between domains, die,
  * and reset the device too, for as long as there are rounds. What they do may fail,
  * but only as it is documented, and may not make a round go wrong.
  *
  * The initiator needs 100 ms for a transfer, and touches memory at the end of that.
- * So one that was started by a mapping of before a revoke, and is still at work
- * after it, must not land, nor one that is started later.
+ * One that is at work when the BAR has been taken away must not land, nor one that
+ * is started then. Both are waited for before the BAR is given back, since what
+ * iommufd had mapped is mapped again by then.
  *
  * The number of rounds is the first argument, or in STRESS_ROUNDS.
  */
@@ -32,6 +33,7 @@
 #define UNMAP_MS	20
 #define FENCE_MS	60	/* enough to be seen pending after a revoke that did not wait */
 #define LANDING_ROUNDS	31	/* one of so many sees a transfer land */
+#define TRANSFER_ROUNDS	8	/* one of so many has one under way, and one starts one too late */
 #define PROMPT_US	(30 * 1000 * 1000ULL)
 #define RETRY_MS	10000
 #define CHILD_LIFE_US	1000000
@@ -56,6 +58,7 @@ enum claim {
 	STOPPED,
 	RACED,
 	BACK,
+	RESTORED,
 	DEAD,
 	PROMPT,
 	DOCUMENTED,
@@ -65,9 +68,10 @@ enum claim {
 
 static const char * const claims[NR_CLAIMS] = {
 	[TAKEN] = "after a revoke no importer has anything mapped",
-	[STOPPED] = "no DMA lands by a mapping of before the revoke",
-	[RACED] = "what is made during a revoke is not usable after it",
+	[STOPPED] = "no DMA lands while the BAR is away",
+	[RACED] = "what is made during a revoke is not usable while the BAR is away",
 	[BACK] = "between revokes everything can be mapped, and DMA lands",
+	[RESTORED] = "what iommufd had mapped before a revoke is mapped after it",
 	[DEAD] = "a dma-buf of a device that was closed stays dead",
 	[PROMPT] = "every revoke ends in time",
 	[DOCUMENTED] = "workers see documented errors only",
@@ -103,7 +107,7 @@ enum transfer {
  * @watches: imports of @dmabuf which only the owner maps
  * @transfer: what is known of the last one
  * @transfer_offset: where in the BAR it would land
- * @guard: GUARD_IOVA is mapped, or was until a revoke
+ * @guard: GUARD_IOVA is mapped, but while the BAR is away
  * @race: RACE_IOVA, likewise
  * @racer_go: starts the racer
  * @racer_done: its results can be read
@@ -683,12 +687,12 @@ static bool page_is_clear(struct storm *storm, __u64 offset)
 }
 
 /* When the BAR answers. Where the transfer was to land is clean afterwards. */
-static void end_transfer(struct storm *storm)
+static void end_transfer(struct storm *storm, enum claim claim)
 {
 	if (storm->transfer == TRANSFER_NONE || !edu_dma_is_idle(&storm->lab.edu))
 		return;
 	if (storm->transfer == TRANSFER_MUST_NOT_LAND)
-		expect(STOPPED, page_is_clear(storm, storm->transfer_offset));
+		expect(claim, page_is_clear(storm, storm->transfer_offset));
 	lab_clear(&storm->lab, storm->transfer_offset);
 	storm->transfer = TRANSFER_NONE;
 }
@@ -703,14 +707,14 @@ static void start_transfer(struct storm *storm, bool race, enum transfer transfe
 	storm->transfer = transfer;
 }
 
-static void check_landing(struct storm *storm)
+static void check_landing(struct storm *storm, enum claim claim)
 {
-	expect_ok(BACK, edu_dma(&storm->lab.edu, EDU_TO_MEMORY, GUARD_IOVA, XFER));
-	expect(BACK, lab_holds(storm->lab.bar + GUARD_OFFSET, 1));
+	expect_ok(claim, edu_dma(&storm->lab.edu, EDU_TO_MEMORY, GUARD_IOVA, XFER));
+	expect(claim, lab_holds(storm->lab.bar + GUARD_OFFSET, 1));
 	lab_clear(&storm->lab, GUARD_OFFSET);
 }
 
-/* A mapping that a transfer may still use is left as the revoke has made it */
+/* A mapping that a transfer may still use is left as it is */
 static void check_iommufd_maps(struct storm *storm)
 {
 	if (storm->transfer != TRANSFER_NONE)
@@ -729,15 +733,29 @@ static void check_back(struct storm *storm, unsigned int round)
 	/* One of the slow ones: with both, a wait for one would do for the other */
 	unsigned int slow = 1 + round / SLOW_ROUNDS % (NR_WATCHES - 1);
 
-	end_transfer(storm);
+	end_transfer(storm, STOPPED);
+	if (storm->transfer == TRANSFER_NONE && storm->guard && round % LANDING_ROUNDS == 1)
+		check_landing(storm, RESTORED);
 	check_iommufd_maps(storm);
 	expect_ok(BACK, map(storm->importer, storm->watches[0], NULL));
 	if (round % SLOW_ROUNDS == 0)
 		expect_ok(BACK, map(storm->importer, storm->watches[slow], NULL));
 	if (storm->transfer == TRANSFER_NONE && round % LANDING_ROUNDS == 0)
-		check_landing(storm);
-	if (round % 2)
+		check_landing(storm, BACK);
+	if (round % TRANSFER_ROUNDS == 1)
 		start_transfer(storm, false, TRANSFER_MAY_LAND);
+}
+
+/* The BAR is away, and stays so until a transfer that must not land is over */
+static void check_stopped(struct storm *storm, unsigned int round)
+{
+	/* Started in good time, but too late now */
+	if (storm->transfer == TRANSFER_MAY_LAND && !edu_dma_is_idle(&storm->lab.edu))
+		storm->transfer = TRANSFER_MUST_NOT_LAND;
+	if (storm->race || round % TRANSFER_ROUNDS == 5)
+		start_transfer(storm, storm->race, TRANSFER_MUST_NOT_LAND);
+	if (storm->transfer == TRANSFER_MUST_NOT_LAND)
+		expect_ok(STOPPED, edu_dma_wait(&storm->lab.edu));
 }
 
 /* A fence that is pending still would make the test importer say EBUSY */
@@ -750,9 +768,6 @@ static void check_taken(struct storm *storm, bool lasting)
 		if (lasting)
 			expect_err(TAKEN, ENODEV, map(storm->importer, storm->watches[i], NULL));
 	}
-	/* Started in good time, but too late now */
-	if (storm->transfer == TRANSFER_MAY_LAND && !edu_dma_is_idle(&storm->lab.edu))
-		storm->transfer = TRANSFER_MUST_NOT_LAND;
 }
 
 /* The device is open again: the old buffer is of no use, the new one is */
@@ -766,6 +781,11 @@ static void check_dead(struct storm *storm)
 		expect_err(DEAD, ENODEV, map(storm->importer, storm->watches[i], NULL));
 		expect_ok(DEAD, detach(storm->importer, storm->watches[i]));
 	}
+	start_transfer(storm, false, TRANSFER_MUST_NOT_LAND);
+	expect_ok(DEAD, edu_dma_wait(&storm->lab.edu));
+	end_transfer(storm, DEAD);
+	expect_ok(DEAD, try_unmap(storm, storm->ioas[0], GUARD_IOVA, SZ_4K));
+	storm->guard = false;
 	expect_ok(BACK, export_bar(storm));
 }
 
@@ -800,13 +820,13 @@ static void play_round(struct storm *storm, unsigned int round)
 		pthread_mutex_unlock(&storm->calm);
 
 	fire(storm, trigger, round);
-	if (trigger->undo)
+	if (trigger->undo) {
+		check_stopped(storm, round);
 		expect_ok(BACK, trigger->undo(storm));
+		end_transfer(storm, STOPPED);
+	}
 	if (trigger->fatal)
 		check_dead(storm);
-
-	end_transfer(storm);
-	start_transfer(storm, storm->race, TRANSFER_MUST_NOT_LAND);
 	if (trigger->rough)
 		pthread_mutex_unlock(&storm->calm);
 }
@@ -952,11 +972,11 @@ static void close_storm(struct storm *storm)
 
 	/* As good as new */
 	edu_dma_wait(&lab->edu);
-	end_transfer(storm);
+	end_transfer(storm, STOPPED);
 	expect(CLEAN, lab_first_set(lab, DEVICE_OFFSET + SZ_4K) == NOTHING);
 	expect_ok(CLEAN, lab_load(lab, 1));
 	check_iommufd_maps(storm);
-	check_landing(storm);
+	check_landing(storm, BACK);
 
 	/* Nothing but what the owner has mapped */
 	expect_ok(CLEAN, try_unmap(storm, lab->ioas, GUARD_IOVA, SZ_4K));

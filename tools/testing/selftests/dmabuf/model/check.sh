@@ -28,12 +28,14 @@ CLOSE_NOT_DRAINED	safety	bar_answers
 EXPORT_UNLOCKED		safety	taken
 EXPORT_AFTER_UNBIND	safety	taken
 NO_REVOKED_CHECK	safety	bar_answers
-LATE_REVOKED_CLEAR	safety	bar_answers
 UNMAP_TWICE		safety	nr_mapped
+NO_RESTORE		safety	filled
+RESTORE_UNASKED		safety	bar_answers
+RESTORE_UNFILLED	safety	filled
 WAIT_UNDER_RESV		safety	invalid end state
 NO_INVALIDATE		revoke_ends	acceptance cycle
 NON_REVOCABLE_ALLOWED	revoke_ends	acceptance cycle
-FENCES_UNLOCKED		revoke_ends	acceptance cycle
+FENCES_ADDED		revoke_ends	acceptance cycle
 '
 
 # search BUG PROPERTY CFLAGS...: all states, or up to the first failure

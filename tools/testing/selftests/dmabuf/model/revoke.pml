@@ -23,6 +23,8 @@
  *			once the device is closed or unbound
  *	waits		nobody who has been refused or has lost a mapping is left
  *			out when the memory is back
+ *	filled		what iommufd should map is mapped while the memory is there,
+ *			and nothing else
  *	nr_mapped	is never negative, and zero after the close
  *	invalid end	(of spin) there is no deadlock
  *	revoke_ends	a wait for importers ends, whatever users do, if importers
@@ -32,13 +34,13 @@
  *
  * There are two importers and two buffers, of which the second one is exported at
  * some time. Importers come, go and change their kind and buffer at any time. Of
- * memory_lock_section(), unbind() and close() any two run in parallel: 3.9 million
- * states. With -DALL_AT_ONCE all three do: 17.6 million. revoke_ends is checked for
- * memory_lock_section() and close(), both buffers exported: 2.0 million.
+ * memory_lock_section(), unbind() and close() any two run in parallel: 3.3 million
+ * states. With -DALL_AT_ONCE all three do: 13.8 million. revoke_ends is checked for
+ * memory_lock_section() and close(), both buffers exported: 1.7 million.
  *
  * Work under a lock that waits for nothing is one step: what others can do in the
- * middle of it, they can as well do before or after. The wait for fences keeps the
- * reservation lock. Waiters for a lock get it in turn.
+ * middle of it, they can as well do before or after. The wait for fences is for those
+ * that there are when the importers have been told. Waiters for a lock get it in turn.
  *
  * More can happen here than in the kernel: close() races all of the sections, and
  * not only a runtime resume.
@@ -50,10 +52,11 @@
 mtype:bug = {
 	NONE, NO_FENCE_WAIT, NO_UNMAP_WAIT, NO_INVALIDATE, NO_REINVALIDATE,
 	NO_MAP_CHECK, NO_PIN_CHECK, CHECK_BEFORE_LOCK, INVALIDATE_FIRST,
-	LATE_REVOKE, WAIT_UNDER_RESV, FENCES_UNLOCKED, EARLY_RESTORE,
+	LATE_REVOKE, WAIT_UNDER_RESV, FENCES_ADDED, EARLY_RESTORE,
 	RESTORE_AFTER_DEAD, DEAD_NOT_DRAINED, CLOSE_NOT_DRAINED, EXPORT_UNLOCKED,
 	EXPORT_AFTER_UNBIND, NON_REVOCABLE_ALLOWED, NO_REVOKED_CHECK,
-	LATE_REVOKED_CLEAR, UNMAP_TWICE
+	UNMAP_TWICE, NO_RESTORE, RESTORE_UNASKED,
+	RESTORE_UNFILLED
 };
 
 #ifndef BUG
@@ -73,14 +76,18 @@ bool dma_bufs_stopped;
 /* struct vfio_pci_dma_buf */
 chan resv[2] = [3] of { pid };
 mtype:state state[2] = REVOKED;
+bool dying[2];
 byte nr_mapped[2];
 bool listed[2];				/* on dma_bufs */
 bool fd[2];				/* importers can get at it */
+bool fences[4];				/* those at the revoke that are yet to signal */
+#define snapshot(b, i)	fences[2 * b + i]
 
 /* importers */
 byte buf[2];				/* attached to this one */
 mtype:kind kind[2] = DETACHED;
 bool mapped[2];
+bool filled[2];				/* IOMMUFD: there is a struct iopt_dmabuf_map */
 bool invalidated[2];			/* unmap_work is due; iopt_dmabuf.revoked */
 mtype:fence fence[2] = IDLE;		/* in the reservation object of buf */
 
@@ -96,6 +103,7 @@ inline unlock(l)	{ l?eval(_pid) }
 #define resv_free(b)		empty(resv[b])
 
 #define usable(b)		(state[b] == LIVE)
+#define is_live(b)		(usable(b) && !dying[b])
 #define attached(i, b)		(kind[i] != DETACHED && buf[i] == b)
 #define fence_pending(b)	((buf[0] == b && fence[0] != IDLE) || \
 				 (buf[1] == b && fence[1] != IDLE))
@@ -129,7 +137,17 @@ inline vfio_pci_dma_buf_unmap(i, b)
  * after that.
  */
 
-inline iopt_dmabuf_invalidate(i)	{ invalidated[i] = true; mapped[i] = false }
+inline iopt_dmabuf_invalidate(i, b)
+{
+	invalidated[i] = true;
+	mapped[i] = false;
+	if
+	:: (is_live(b) && !bug(NO_RESTORE)) || bug(RESTORE_UNASKED) ->
+		invalidated[i] = false;	/* dmabuf_restore() */
+		mapped[i] = filled[i] || bug(RESTORE_UNFILLED)
+	:: else
+	fi
+}
 
 inline dbti_invalidate(i, b)
 {
@@ -146,7 +164,7 @@ inline invalidate_mappings(i, b)
 	:: attached(i, b) && kind[i] != NOT_REVOCABLE ->
 		waits[i] = !usable(b) && (waits[i] || mapped[i]);
 		if
-		:: kind[i] == IOMMUFD -> iopt_dmabuf_invalidate(i)
+		:: kind[i] == IOMMUFD -> iopt_dmabuf_invalidate(i, b)
 		:: kind[i] == DYNAMIC -> dbti_invalidate(i, b)
 		fi
 	:: else
@@ -163,8 +181,21 @@ inline dma_buf_invalidate_mappings(b)
  * Revoke and restore
  */
 
+inline dma_buf_get_fences(b)
+{
+	snapshot(b, 0) = buf[0] == b && fence[0] != IDLE;
+	snapshot(b, 1) = buf[1] == b && fence[1] != IDLE
+}
+
+inline dma_buf_put_fences(b)
+{
+	snapshot(b, 0) = false;
+	snapshot(b, 1) = false
+}
+
 inline dma_buf_set_state(b, new)
 {
+	dying[b] = dying[b] || new == DEAD;
 	lock(resv[b]);
 	if
 	:: state[b] == DEAD && !bug(RESTORE_AFTER_DEAD)
@@ -176,10 +207,16 @@ inline dma_buf_set_state(b, new)
 		:: new != LIVE && (bug(NO_INVALIDATE) || bug(INVALIDATE_FIRST))
 		:: new == LIVE && bug(NO_REINVALIDATE)
 		:: else -> dma_buf_invalidate_mappings(b)
+		fi;
+		if
+		:: new == LIVE -> dma_buf_put_fences(b)
+		:: else -> dma_buf_get_fences(b)
 		fi
 	fi;
 	assert(!usable(b) || !((attached(0, b) && waits[0]) ||
 			       (attached(1, b) && waits[1])));
+	assert(!is_live(b) || !((attached(0, b) && filled[0] && !mapped[0]) ||
+				(attached(1, b) && filled[1] && !mapped[1])));
 	assert(!gone || !fd[b] || state[b] == DEAD);
 	unlock(resv[b])
 }
@@ -201,20 +238,28 @@ inline dma_bufs_set_state(new)
 	listed_set_state(1, new)
 }
 
+inline dma_buf_wait_fences(b)
+{
+	!snapshot(b, 0) && !snapshot(b, 1);
+	!bug(FENCES_ADDED) || !fence_pending(b)
+}
+
 inline listed_drain(b)
 {
 	atomic {
 		if
 		:: listed[b] && !(state[b] == DEAD && bug(DEAD_NOT_DRAINED)) ->
 			if
-			:: bug(FENCES_UNLOCKED) -> !fence_pending(b)
-			:: else ->
-				lock(resv[b]);
-				!fence_pending(b) || bug(NO_FENCE_WAIT);
-				nr_mapped[b] == 0 || !bug(WAIT_UNDER_RESV);
-				unlock(resv[b])
+			:: !bug(NO_FENCE_WAIT) -> dma_buf_wait_fences(b)
+			:: else
 			fi;
-			nr_mapped[b] == 0 || bug(NO_UNMAP_WAIT)
+			if
+			:: bug(WAIT_UNDER_RESV) ->
+				lock(resv[b]);
+				nr_mapped[b] == 0;
+				unlock(resv[b])
+			:: else -> nr_mapped[b] == 0 || bug(NO_UNMAP_WAIT)
+			fi
 		:: else
 		fi
 	}
@@ -345,17 +390,18 @@ inline iommufd(i, b)
 	if
 	:: atomic { resv_free(b) && (usable(b) || bug(NO_PIN_CHECK)) ->
 		assert(!taken);		/* dmabuf_attach_and_pin() */
-		invalidated[i] = bug(LATE_REVOKED_CLEAR)
+		invalidated[i] = false
 	   }
-	   if :: bug(LATE_REVOKED_CLEAR) -> invalidated[i] = false :: else fi;
 	   do
-	   :: atomic { !mapped[i] && (!invalidated[i] || bug(NO_REVOKED_CHECK)) ->
-		mapped[i] = true	/* iopt_dmabuf_fill_domain() */
+	   :: atomic { !filled[i] ->	/* iopt_dmabuf_fill_domain() */
+		filled[i] = true;
+		mapped[i] = (!invalidated[i] && is_live(b)) || bug(NO_REVOKED_CHECK)
 	      }
-	   :: atomic { mapped[i] ->
-		mapped[i] = false	/* iopt_dmabuf_unfill_domain() */
+	   :: atomic { filled[i] ->	/* iopt_dmabuf_unfill_domain() */
+		filled[i] = false;
+		mapped[i] = false
 	      }
-	   :: !mapped[i] -> break
+	   :: !filled[i] -> break
 	   od
 	:: resv_free(b) && !usable(b)
 	fi
@@ -377,6 +423,7 @@ end:	do
 		dynamic_importer(i, buf[i])
 	   fi;
 	   atomic { resv_free(buf[i]) ->	/* dma_buf_detach() */
+		assert(filled[i] || !mapped[i]);
 		kind[i] = DETACHED;
 		invalidated[i] = false;
 		waits[i] = false;
@@ -399,7 +446,11 @@ proctype engine(byte i)
 {
 end:	do
 	:: atomic { can_access(i) && !bar_answers -> assert(bar_answers) }
-	:: fence[i] != IDLE -> fence[i] = IDLE
+	:: atomic { fence[i] != IDLE ->
+		fence[i] = IDLE;
+		snapshot(0, i) = false;
+		snapshot(1, i) = false
+	   }
 	od
 }
 

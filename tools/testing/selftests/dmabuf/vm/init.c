@@ -681,6 +681,19 @@ static void run_tests(void)
 	verdict("end %d of %d good\n", good, nr_tests);
 }
 
+/* The demo has traced something that is worth a picture. */
+static void copy_timeline(void)
+{
+	FILE *f = fopen("/tmp/timeline.trace", "re");
+	char line[1024];
+
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f))
+		verdict("%s", line);
+	fclose(f);
+}
+
 static void run_shell(void)
 {
 	pid_t pid;
@@ -727,13 +740,15 @@ int main(void)
 	get_param("vmtest.mode", mode, sizeof(mode));
 	if (get_param("vmtest.timeout", text, sizeof(text)))
 		timeout = atoi(text);
-	if (!strcmp(mode, "demo"))
+	if (!strcmp(mode, "demo")) {
 		verdict("exit %d\n", run("/demo", timeout, &unused));
-	else if (!strcmp(mode, "bench"))
+		copy_timeline();
+	} else if (!strcmp(mode, "bench")) {
 		verdict("exit %d\n", run("/bench", timeout, &unused));
-	else if (!strcmp(mode, "shell"))
+	} else if (!strcmp(mode, "shell")) {
 		run_shell();
-	else
+	} else {
 		run_tests();
+	}
 	power_off();
 }

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What a person can see of a revoke, and who else is disturbed by a slow one: the
+ * log, bufinfo, fdinfo and the trace events tell the same story.
+ */
+#include <linux/dma-buf.h>
+#include <sys/ioctl.h>
+
+#include "importer.h"
+#include "observe.h"
+
+#define SW_SYNC	"/sys/kernel/debug/sync/sw_sync"
+
+/* As in drivers/dma-buf/sw_sync.c */
+struct sw_sync_create_fence_data {
+	__u32 value;
+	char name[32];
+	__s32 fence;
+};
+
+#define SW_SYNC_IOC_CREATE_FENCE	_IOWR('W', 0, struct sw_sync_create_fence_data)
+
+#define SLOW_MS		5000	/* long enough for two messages */
+#define PROMPT_MS	1500	/* not long enough to have waited for the slow one */
+#define BOUND_MS	60000
+
+FIXTURE(observe)
+{
+	struct lab lab;
+	int fd;
+	int kmsg;
+	int dmabuf;
+	char importer[PCI_NAME_LEN];
+	char text[1 << 20];
+};
+
+/*
+ * It is said twice at least, each time after a longer silence than before. What is said
+ * of several importers at a time counts once.
+ */
+static bool grows(const char *text)
+{
+	unsigned int said = 0, silence = 0, at, n = 0;
+
+	while ((text = strstr(text, "has waited "))) {
+		text += strlen("has waited ");
+		at = strtoul(text, NULL, 10);
+		if (n && at == said)
+			continue;
+		if (at - said <= silence)
+			return false;
+		silence = at - said;
+		said = at;
+		n++;
+	}
+	return n >= 2;
+}
+
+#define expect_growing_silence(_text)						\
+do {										\
+	const char *__text = (_text);						\
+										\
+	EXPECT_TRUE(grows(__text)) {						\
+		TH_LOG("%s", __text);						\
+	}									\
+} while (0)
+
+/* What the kernel has said since the test began */
+static const char *new_messages(int kmsg, char *text, size_t size)
+{
+	size_t len = 0;
+	ssize_t n;
+
+	/* A record each; one that was overwritten reads as EPIPE */
+	while (len < size - 1 && ((n = read(kmsg, text + len, size - 1 - len)) > 0 ||
+				  errno == EPIPE))
+		len += n > 0 ? n : 0;
+	text[len] = '\0';
+	return text;
+}
+
+FIXTURE_SETUP(observe)
+{
+	lab_open_exporter(_metadata, &self->lab, LAB_NEED_NOTHING);
+	REQUIRE(getenv("VM_KDMA") ? !lab_find("VM_KDMA", pci_id_edu, self->importer) :
+				    !pci_find(pci_id_edu, 1, self->importer),
+		"no second initiator");
+	self->fd = importer_open(self->importer);
+	REQUIRE(self->fd >= 0, "no test importer");
+	self->kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	REQUIRE(self->kmsg >= 0, "no /dev/kmsg");
+	lseek(self->kmsg, 0, SEEK_END);
+	self->dmabuf = test_export(0, self->lab.bar_size);
+}
+
+FIXTURE_TEARDOWN(observe)
+{
+	trace(false);
+	lab_close(_metadata, &self->lab);
+}
+
+#define test_slurp(_path)	ASSERT_TRUE(slurp(_path, self->text, sizeof(self->text)))
+#define test_import(_flags, _fence_ms, _unmap_ms)				\
+({										\
+	long __handle = import_slow(self->fd, self->dmabuf, _flags, _fence_ms, _unmap_ms);	\
+										\
+	ASSERT_LE(0, __handle);							\
+	(__u32)__handle;							\
+})
+#define test_map(_handle)	ASSERT_EQ(0, map(self->fd, _handle, NULL))
+#define test_decode(_on)	ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, _on))
+
+#define start_decode_off(_pid)							\
+do {										\
+	(_pid) = fork();							\
+	ASSERT_LE(0, (_pid));							\
+	if (!(_pid))								\
+		_exit(vfio_dev_decode(&self->lab.peer, false) ? 1 : 0);		\
+	ASSERT_TRUE(wait_until(is_revoked(self->dmabuf), BOUND_MS));		\
+} while (0)
+
+static bool has_ended(pid_t pid, int *status)
+{
+	return waitpid(pid, status, WNOHANG) == pid;
+}
+
+#define test_end(_pid)								\
+do {										\
+	int __status = -1;							\
+										\
+	ASSERT_TRUE(wait_until(has_ended(_pid, &__status), BOUND_MS));		\
+	ASSERT_EQ(0, __status);							\
+} while (0)
+
+static bool is_revoked(int dmabuf)
+{
+	return is_in_state(dmabuf, "revoked");
+}
+
+TEST_F_TIMEOUT(observe, states, LAB_TIMEOUT)
+{
+	EXPECT_TRUE(is_in_state(self->dmabuf, "live"));
+	test_slurp(BUFINFO);
+	expect_line(self->text, "State: live");
+	test_decode(false);
+	EXPECT_TRUE(is_in_state(self->dmabuf, "revoked"));
+	test_slurp(BUFINFO);
+	expect_line(self->text, "State: revoked");
+	test_decode(true);
+	EXPECT_TRUE(is_in_state(self->dmabuf, "live"));
+	lab_close_peer(&self->lab);
+	EXPECT_TRUE(is_in_state(self->dmabuf, "dead"));
+	test_slurp(BUFINFO);
+	expect_line(self->text, "State: dead");
+}
+
+/* A line for each importer: iommufd, which maps by itself, and a driver */
+TEST_F_TIMEOUT(observe, attachments, LAB_TIMEOUT)
+{
+	__u64 iova = LAB_BAR_IOVA;
+	__u32 ioas, handle;
+
+	ASSERT_EQ(0, ioas_alloc(self->lab.iommufd, &ioas));
+	ASSERT_EQ(0, ioas_map_file(self->lab.iommufd, ioas, IOAS_RW | IOAS_FIXED, self->dmabuf,
+				   0, SZ_4K, &iova));
+	handle = test_import(DMA_BUF_TEST_PIN, 0, 0);
+	test_slurp(BUFINFO);
+	expect_line(self->text, "pinned=1", "revocable=1", "state=live");
+	expect_line(self->text, self->importer, "pinned=0 mapped=0 revocable=1");
+	test_map(handle);
+	ASSERT_TRUE(read_fdinfo(self->dmabuf, self->text, sizeof(self->text)));
+	expect_line(self->text, "attachment:", "pinned=1", "revocable=1", "state=live");
+	expect_line(self->text, "attachment:", self->importer, DMA_BUF_TEST_DRIVER,
+		    "pinned=1 mapped=1");
+
+	test_decode(false);
+	test_slurp(BUFINFO);
+	expect_line(self->text, "pinned=1", "revocable=1", "state=revoked");
+	expect_line(self->text, self->importer, "mapped=0");
+	test_decode(true);
+	test_slurp(BUFINFO);
+	expect_line(self->text, "pinned=1", "revocable=1", "state=live");
+}
+
+/* The log names who does not unmap, more and more seldom; so does bufinfo meanwhile */
+TEST_F_TIMEOUT(observe, slow_unmap, LAB_TIMEOUT)
+{
+	pid_t pid;
+
+	test_map(test_import(GOOD, 0, SLOW_MS));
+	start_decode_off(pid);
+	test_slurp(BUFINFO);
+	expect_line(self->text, "State: revoked");
+	expect_line(self->text, self->importer, "mapped=1");
+	test_end(pid);
+	new_messages(self->kmsg, self->text, sizeof(self->text));
+	expect_line(self->text, self->lab.peer.name, "has waited", "for the unmap of",
+		    self->importer, DMA_BUF_TEST_DRIVER);
+	expect_growing_silence(self->text);
+	test_decode(true);
+}
+
+/* The same for a fence, which does not keep bufinfo from being read either */
+TEST_F_TIMEOUT(observe, slow_fence, LAB_TIMEOUT)
+{
+	__u64 start;
+	pid_t pid;
+
+	test_map(test_import(GOOD, SLOW_MS, SLOW_MS));
+	start_decode_off(pid);
+	start = now_us();
+	test_slurp(BUFINFO);
+	EXPECT_GT(PROMPT_MS, (now_us() - start) / 1000);
+	expect_line(self->text, "State: revoked");
+	expect_line(self->text, "fence:", DMA_BUF_TEST_DRIVER, "unsignalled");
+	test_end(pid);
+	new_messages(self->kmsg, self->text, sizeof(self->text));
+	expect_line(self->text, self->lab.peer.name, "has waited", "for a fence of",
+		    DMA_BUF_TEST_DRIVER);
+	expect_line(self->text, self->lab.peer.name, "has waited", "for the unmap of",
+		    self->importer, DMA_BUF_TEST_DRIVER);
+	expect_growing_silence(self->text);
+	test_decode(true);
+}
+
+/*
+ * A fence that userspace adds after the revoke has begun guards nothing. It is in a
+ * buffer whose turn to be waited for has not come, and signals when the timeline is
+ * closed.
+ */
+TEST_F_TIMEOUT(observe, late_fence, LAB_TIMEOUT)
+{
+	struct sw_sync_create_fence_data data = { .value = 1 };
+	struct dma_buf_import_sync_file late = { .flags = DMA_BUF_SYNC_RW };
+	int timeline, second, status = -1;
+	pid_t pid;
+
+	timeline = open(SW_SYNC, O_RDWR | O_CLOEXEC);
+	REQUIRE(timeline >= 0, "no sw_sync");
+	ASSERT_EQ(0, ioctl(timeline, SW_SYNC_IOC_CREATE_FENCE, &data));
+	late.fd = data.fence;
+	second = test_export(0, SZ_4K);
+	test_map(test_import(GOOD, SLOW_MS, 0));
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(timeline);
+		/* The second time there is nothing to be waited for at all */
+		_exit(vfio_dev_decode(&self->lab.peer, false) ||
+		      vfio_dev_reset(&self->lab.peer));
+	}
+	ASSERT_TRUE(wait_until(is_revoked(second), BOUND_MS));
+	ASSERT_EQ(0, ioctl(second, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &late));
+	EXPECT_TRUE(wait_until(has_ended(pid, &status), 3 * SLOW_MS));
+	close(timeline);
+	if (status < 0)
+		test_end(pid);
+	close(late.fd);
+	close(second);
+	test_decode(true);
+}
+
+/* One that waits with the reservation lock held cannot be named, and is not waited for silently */
+TEST_F_TIMEOUT(observe, slow_with_lock, LAB_TIMEOUT)
+{
+	pid_t pid;
+
+	test_map(test_import(DMA_BUF_TEST_WAIT_LOCKED, 0, SLOW_MS));
+	start_decode_off(pid);
+	test_end(pid);
+	new_messages(self->kmsg, self->text, sizeof(self->text));
+	expect_line(self->text, self->lab.peer.name, "has waited", "for the unmap of an importer",
+		    "reservation lock is busy");
+	expect_growing_silence(self->text);
+	test_decode(true);
+}
+
+/* One that waits when it is told is named meanwhile. Until it returns fdinfo can be read. */
+TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
+{
+	int status;
+	pid_t pid;
+
+	test_map(test_import(DMA_BUF_TEST_WAIT_TOLD, 0, SLOW_MS));
+	start_decode_off(pid);
+	ASSERT_TRUE(read_fdinfo(self->dmabuf, self->text, sizeof(self->text)));
+	expect_line(self->text, "attachments:", "busy");
+	EXPECT_TRUE(wait_until(line_of(new_messages(self->kmsg, self->text, sizeof(self->text)),
+				       "invalidate_mappings of", self->importer,
+				       DMA_BUF_TEST_DRIVER, "is taking"), SLOW_MS / 2));
+	EXPECT_FALSE(has_ended(pid, &status));
+	test_end(pid);
+	new_messages(self->kmsg, self->text, sizeof(self->text));
+	expect_line(self->text, "invalidate_mappings of", "is taking");
+	EXPECT_FALSE(line_of(self->text, "has waited"));
+	test_decode(true);
+}
+
+/* Nothing is said of an importer that lets go in time */
+TEST_F_TIMEOUT(observe, silence, LAB_TIMEOUT)
+{
+	test_map(test_import(GOOD, 100, 100));
+	test_map(test_import(DMA_BUF_TEST_WAIT_TOLD, 0, 100));
+	test_decode(false);
+	new_messages(self->kmsg, self->text, sizeof(self->text));
+	EXPECT_FALSE(line_of(self->text, "has waited"));
+	EXPECT_FALSE(line_of(self->text, "invalidate_mappings of"));
+	test_decode(true);
+}
+
+/* In a wait that signals do not end, as /proc has it */
+static bool sleeps_for_good(pid_t pid)
+{
+	char path[64], text[1024];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	return slurp(path, text, sizeof(text)) && line_of(text, "State:", "D (disk sleep)");
+}
+
+/* A thread that touches the BAR meanwhile waits, and can be killed */
+TEST_F_TIMEOUT(observe, killed_in_a_fault, LAB_TIMEOUT)
+{
+	pid_t pid, toucher;
+	int status = 0;
+	__u64 start;
+
+	test_map(test_import(GOOD, 0, SLOW_MS));
+	start_decode_off(pid);
+	toucher = fork();
+	ASSERT_LE(0, toucher);
+	if (!toucher) {
+		*(volatile __u8 *)self->lab.bar = 1;
+		_exit(0);
+	}
+	ASSERT_TRUE(wait_until(sleeps_for_good(toucher), BOUND_MS));
+	ASSERT_EQ(0, kill(toucher, SIGKILL));
+	start = now_us();
+	ASSERT_TRUE(wait_until(has_ended(toucher, &status), BOUND_MS));
+	EXPECT_GT(PROMPT_MS, (now_us() - start) / 1000);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	test_end(pid);
+	test_decode(true);
+	lab_clear_bar(&self->lab);
+}
+
+/* The buffers of another device have nothing to do with it */
+TEST_F_TIMEOUT(observe, others_go_on, LAB_TIMEOUT)
+{
+	struct lab other = { .iommufd = self->lab.iommufd };
+	char name[PCI_NAME_LEN];
+	__u64 start;
+	pid_t pid;
+	int fd;
+
+	REQUIRE(!lab_find("VM_NVME", pci_id_nvme, name) && !lab_open_peer(&other, name),
+		"no other device with memory");
+	test_map(test_import(GOOD, 0, SLOW_MS));
+	start_decode_off(pid);
+	start = now_us();
+	fd = test_fd(vfio_dev_export_range(&other.peer, PEER_BAR, 0, SZ_4K));
+	ASSERT_EQ(0, vfio_dev_decode(&other.peer, false));
+	ASSERT_EQ(0, vfio_dev_decode(&other.peer, true));
+	close(fd);
+	lab_close_peer(&other);
+	EXPECT_GT(PROMPT_MS, (now_us() - start) / 1000);
+	test_end(pid);
+	test_decode(true);
+}
+
+TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
+{
+	__u64 iova = LAB_BAR_IOVA;
+	char drained[64];
+	__u32 ioas;
+	int fd;
+
+	REQUIRE(trace(true), "no tracepoints");
+	EXPECT_EQ(-EOPNOTSUPP, import(self->fd, self->dmabuf, DMA_BUF_TEST_NO_P2P));
+	test_map(test_import(DMA_BUF_TEST_PIN, 50, 50));
+	ASSERT_EQ(0, ioas_alloc(self->lab.iommufd, &ioas));
+	ASSERT_EQ(0, ioas_map_file(self->lab.iommufd, ioas, IOAS_RW | IOAS_FIXED, self->dmabuf,
+				   SZ_4K, SZ_4K, &iova));
+	fd = test_export(0, SZ_4K);
+	test_decode(false);
+	test_decode(true);
+	ASSERT_EQ(0, ioas_unmap(self->lab.iommufd, ioas, iova, SZ_4K, NULL));
+	lab_close_peer(&self->lab);
+	ASSERT_TRUE(trace(false));
+	close(fd);
+	test_slurp(TRACING "trace");
+
+	/* Each event, with who it is about. A refusal has its reason. */
+	expect_line(self->text, "dma_buf_export:", "size=4096 exp_name=");
+	expect_line(self->text, "dma_buf_attach:", self->importer, "peer2peer=0", "ret=-95");
+	expect_line(self->text, "dma_buf_attach:", self->importer,
+		    "dynamic=1 peer2peer=1 revocable=1 ret=0");
+	expect_line(self->text, "dma_buf_pin:", self->importer, DMA_BUF_TEST_DRIVER, "ret=0");
+	expect_line(self->text, "dma_buf_map:", self->importer, DMA_BUF_TEST_DRIVER, "ret=0");
+	expect_line(self->text, "dma_buf_invalidate:", self->importer, "pinned=1 mapped=1");
+	expect_line(self->text, "dma_buf_invalidated:", self->importer, "pinned=1 mapped=1 ns=");
+	expect_line(self->text, "dma_buf_unmap:", self->importer, "pinned=1 mapped=0");
+	expect_line(self->text, "dma_buf_unpin:", self->importer, "pinned=0 mapped=0");
+	expect_line(self->text, "dma_buf_detach:", "iommu", "pinned=0 mapped=0");
+	expect_line(self->text, "vfio_pci_dma_buf_export:", self->lab.peer.name,
+		    "bar=2 size=4096 nr_ranges=1");
+	expect_line(self->text, "vfio_pci_dma_buf_state:", self->lab.peer.name,
+		    "state=revoked mapped=1");
+	expect_line(self->text, "vfio_pci_dma_buf_fence_wait:", self->lab.peer.name, "context=");
+	expect_line(self->text, "vfio_pci_dma_buf_unmap_wait:", self->lab.peer.name, "ns=");
+	expect_line(self->text, "iommufd_dmabuf_revoked:",
+		    "start=0x1000 length=0x1000 unmapped=0x0 ns=");
+	expect_line(self->text, "iommufd_dmabuf_restored:",
+		    "start=0x1000 length=0x1000 ret=0 ns=");
+	snprintf(drained, sizeof(drained), "dev=%s nr_buffers=2 ns=", self->lab.peer.name);
+	expect_line(self->text, "vfio_pci_dma_bufs_drained:", drained);
+	expect_order(self->text, "state=live", "dma_buf_invalidate:", "dma_buf_invalidated:",
+		     "state=revoked", "vfio_pci_dma_buf_fence_wait:",
+		     "vfio_pci_dma_buf_unmap_wait:", "vfio_pci_dma_bufs_drained:",
+		     "iommufd_dmabuf_restored:", "state=live", "state=dead");
+}
+
+TEST_HARNESS_MAIN
