@@ -29,9 +29,9 @@ kernel-image: ## build the kernel; make -s kernel-image prints only its path
 	@$(MAKE) -C $(VM) kernel O=$(OUT) >&2
 	@echo $(IMAGE)
 
-demo: deps compose ## show the whole path in a VM: export, map, DMA, reset, DMA stopped
+demo: deps compose ## show the whole path in a VM, and draw a revoke in out/timeline.svg
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) demo O=$(OUT)
+	@$(MAKE) -C $(VM) demo O=$(OUT) TIMELINE=$(CURDIR)/out/timeline.svg
 
 check: ## run everything that is tested, and sum up
 	@lab/check
