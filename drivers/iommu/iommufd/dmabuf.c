@@ -32,7 +32,7 @@
  * by steps, and the revoke tells it to stop before it waits for a lock: by
  * iommufd_dma_buf_exporter::is_live where that is the reservation lock, which a
  * restore is made with, and by iopt_dmabuf::revoked where it is the mutex. What has
- * stopped is not mapped until the revoke comes, which knows that.
+ * stopped is not mapped when the revoke comes, which knows that.
  *
  * An area of a revoked dma-buf stays where it is, mapping nothing, until the memory
  * is back or userspace unmaps it. An area that is mapped cannot be split, so there
@@ -228,8 +228,8 @@ static size_t dmabuf_map_step(struct iommu_domain *domain, u64 iova, u64 phys,
 }
 
 /*
- * Map the part of the dma-buf that the area covers, which can be many ranges. If
- * it is revoked, or about to be, nothing is mapped, and that is no error.
+ * Map the part of the dma-buf that the area covers, which can be many ranges, or
+ * nothing of it. -ECANCELED says that it is revoked, or about to be.
  */
 static int dmabuf_map_area(struct iopt_pages *pages,
 			   struct iopt_dmabuf_map *map)
@@ -240,8 +240,8 @@ static int dmabuf_map_area(struct iopt_pages *pages,
 	unsigned long first = iopt_area_iova(area);
 	unsigned long iova = first;
 	struct dmabuf_walk walk;
-	int rc = 0;
 	u64 at, n;
+	int rc;
 
 	lockdep_assert_held(&pages->mutex);
 
@@ -250,8 +250,10 @@ static int dmabuf_map_area(struct iopt_pages *pages,
 	while (dmabuf_walk_next(&walk)) {
 		for (at = 0; at < walk.length; at += n) {
 			if (READ_ONCE(db->revoked) ||
-			    !db->exporter->is_live(db->attach->dmabuf))
+			    !db->exporter->is_live(db->attach->dmabuf)) {
+				rc = -ECANCELED;
 				goto out_unmap;
+			}
 			n = dmabuf_map_step(map->domain, iova, walk.phys + at,
 					    walk.length - at);
 			rc = iommu_map(map->domain, iova, walk.phys + at, n,
@@ -311,7 +313,7 @@ int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
 	map->domain = domain;
 
 	rc = dmabuf_map_area(pages, map);
-	if (rc) {
+	if (rc && rc != -ECANCELED) {
 		kfree(map);
 		return rc;
 	}
@@ -495,15 +497,16 @@ static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 {
 	struct iopt_pages *pages = attach->importer_priv;
 	struct iopt_dmabuf *db = pages->dmabuf;
+	int rc = 0;
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 
 	WRITE_ONCE(db->revoked, true);
 	mutex_lock(&pages->mutex);
 	dmabuf_revoke_traced(pages, attach->dmabuf);
-	db->restore_failed = false;
 	if (db->exporter->is_live(attach->dmabuf))
-		db->restore_failed = dmabuf_restore_traced(pages, attach->dmabuf);
+		rc = dmabuf_restore_traced(pages, attach->dmabuf);
+	db->restore_failed = rc && rc != -ECANCELED;
 	mutex_unlock(&pages->mutex);
 }
 

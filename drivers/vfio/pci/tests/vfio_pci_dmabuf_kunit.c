@@ -150,6 +150,7 @@ struct importer {
 	struct dma_buf dmabuf;
 	struct dma_buf_attachment attach;
 	unsigned int nr_invalidated;
+	unsigned int task_flags;	/* of who has told it, the last time */
 };
 
 static void importer_invalidate(struct dma_buf_attachment *attach)
@@ -158,6 +159,7 @@ static void importer_invalidate(struct dma_buf_attachment *attach)
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 	imp->nr_invalidated++;
+	imp->task_flags = current->flags;
 }
 
 static const struct dma_buf_attach_ops revocable_ops = {
@@ -317,6 +319,38 @@ static void pin_and_map_need_live(struct kunit *test)
 	}
 }
 
+/* No cgroup can make a worker wait when importers map again. */
+static void worker_restores_on_resume(struct kunit *test)
+{
+	struct importer *imp = fake_importer(test, REVOKED);
+	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
+	u8 vconfig[PCI_STD_HEADER_SIZEOF] = { [PCI_COMMAND] = PCI_COMMAND_MEMORY };
+	struct vfio_pci_core_device *vdev =
+		kunit_kzalloc(test, sizeof(*vdev), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, vdev);
+	init_rwsem(&vdev->memory_lock);
+	INIT_LIST_HEAD(&vdev->dma_bufs);
+	vdev->pdev = buf->pdev;
+	vdev->vconfig = vconfig;
+	kref_init(&buf->kref);
+
+	vfio_pci_dma_buf_resume(vdev);
+	KUNIT_EXPECT_EQ(test, buf->state, REVOKED);
+
+	list_add(&buf->node, &vdev->dma_bufs);
+	vdev->pm_runtime_engaged = true;
+	vfio_pci_dma_buf_resume(vdev);
+	KUNIT_EXPECT_EQ(test, buf->state, REVOKED);
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 0);
+
+	vdev->pm_runtime_engaged = false;
+	vfio_pci_dma_buf_resume(vdev);
+	KUNIT_EXPECT_EQ(test, buf->state, LIVE);
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 1);
+	KUNIT_EXPECT_TRUE(test, imp->task_flags & PF_WQ_WORKER);
+}
+
 static void state_is_told(struct kunit *test)
 {
 	static const struct {
@@ -383,10 +417,19 @@ static bool fence_enable_signaling(struct dma_fence *fence)
 	return true;
 }
 
+static unsigned int nr_fence_waits;
+
+static signed long fence_wait(struct dma_fence *fence, bool intr, long timeout)
+{
+	nr_fence_waits++;
+	return dma_fence_default_wait(fence, intr, timeout);
+}
+
 static const struct dma_fence_ops fence_ops = {
 	.get_driver_name = fence_name,
 	.get_timeline_name = fence_name,
 	.enable_signaling = fence_enable_signaling,
+	.wait = fence_wait,
 };
 
 static DEFINE_SPINLOCK(fence_lock);
@@ -447,6 +490,23 @@ static void revoke_waits_for_fences_of_its_time(struct kunit *test)
 	}
 }
 
+/* The driver of a fence can be gone when that has signalled. */
+static void signalled_fence_is_left_alone(struct kunit *test)
+{
+	struct importer *imp = fake_importer(test, LIVE);
+	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
+	struct dma_fence *fence = add_fence(test, buf);
+	struct dma_buf_drain drain;
+
+	dma_buf_set_state(buf, REVOKED);
+	dma_fence_signal(fence);
+	nr_fence_waits = 0;
+	drain = dma_buf_drain_begin(buf);
+	dma_buf_wait_fences(&drain, buf);
+	KUNIT_EXPECT_EQ(test, nr_fence_waits, 0);
+	dma_fence_put(fence);
+}
+
 /* At about 1, 3, 7, 15 s, and so on, and at least once an hour */
 static void silence_grows(struct kunit *test)
 {
@@ -486,9 +546,11 @@ static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(change_of_state_without_dma_buf, change_gen_params),
 	KUNIT_CASE_PARAM(attach_needs_live_and_revocable, attach_gen_params),
 	KUNIT_CASE(pin_and_map_need_live),
+	KUNIT_CASE(worker_restores_on_resume),
 	KUNIT_CASE(state_is_told),
 	KUNIT_CASE(dying_is_seen_with_lock_held),
 	KUNIT_CASE(revoke_waits_for_fences_of_its_time),
+	KUNIT_CASE(signalled_fence_is_left_alone),
 	KUNIT_CASE(silence_grows),
 	KUNIT_CASE(silence_is_never_zero),
 	{}

@@ -4,6 +4,7 @@
  * log, bufinfo, fdinfo and the trace events tell the same story.
  */
 #include <linux/dma-buf.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 #include "importer.h"
@@ -276,9 +277,10 @@ TEST_F_TIMEOUT(observe, slow_with_lock, LAB_TIMEOUT)
 	test_decode(true);
 }
 
-/* One that waits when it is told is named meanwhile. Until it returns fdinfo can be read. */
+/* One that waits when it is told is named meanwhile. Until it returns nobody else waits. */
 TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
 {
+	struct pollfd readable = { .fd = self->dmabuf, .events = POLLIN };
 	int status;
 	pid_t pid;
 
@@ -286,6 +288,9 @@ TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
 	start_decode_off(pid);
 	ASSERT_TRUE(read_fdinfo(self->dmabuf, self->text, sizeof(self->text)));
 	expect_line(self->text, "attachments:", "busy");
+	test_slurp(BUFINFO);
+	expect_line(self->text, "Attached Devices:", "busy");
+	EXPECT_EQ(1, poll(&readable, 1, 0));
 	EXPECT_TRUE(wait_until(line_of(new_messages(self->kmsg, self->text, sizeof(self->text)),
 				       "invalidate_mappings of", self->importer,
 				       DMA_BUF_TEST_DRIVER, "is taking"), SLOW_MS / 2));

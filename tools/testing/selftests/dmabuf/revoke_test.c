@@ -82,6 +82,34 @@ static int undo_low_power(struct lab *lab)
 	return vfio_dev_low_power(&lab->peer, false);
 }
 
+static bool is_suspended(const char *name)
+{
+	char path[128], text[32];
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/power/runtime_status", name);
+	return slurp(path, text, sizeof(text)) && !strcmp(text, "suspended\n");
+}
+
+static int fire_sleep(struct lab *lab)
+{
+	int wakeup = eventfd(0, 0);
+	int ret;
+
+	ret = vfio_dev_sleep(&lab->peer, wakeup);
+	close(wakeup);
+	if (!ret && !wait_until(is_suspended(lab->peer.name), LEAK_WAIT_MS))
+		ret = -ETIMEDOUT;
+	return ret;
+}
+
+/* Whatever needs the device wakes it up, and it does not go to sleep again */
+static int undo_sleep(struct lab *lab)
+{
+	__u16 id;
+
+	return vfio_dev_config_read(&lab->peer, PCI_VENDOR_ID, &id, sizeof(id));
+}
+
 static int fire_close(struct lab *lab)
 {
 	lab_close_peer(lab);
@@ -141,6 +169,11 @@ FIXTURE_VARIANT_ADD(revoke, d3hot)
 FIXTURE_VARIANT_ADD(revoke, low_power)
 {
 	.trigger = { fire_low_power, undo_low_power },
+};
+
+FIXTURE_VARIANT_ADD(revoke, low_power_until_woken_up)
+{
+	.trigger = { fire_sleep, undo_sleep },
 };
 
 FIXTURE_VARIANT_ADD(revoke, device_closed)

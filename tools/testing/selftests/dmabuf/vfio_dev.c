@@ -610,6 +610,16 @@ int vfio_dev_low_power(struct vfio_dev *dev, bool enter)
 	return vfio_dev_feature(dev, VFIO_DEVICE_FEATURE_SET | feature, NULL, 0);
 }
 
+/* Let the device sleep until somebody needs it, and have @eventfd signalled then */
+int vfio_dev_sleep(struct vfio_dev *dev, int eventfd)
+{
+	struct vfio_device_low_power_entry_with_wakeup entry = { .wakeup_eventfd = eventfd };
+
+	return vfio_dev_feature(dev, VFIO_DEVICE_FEATURE_SET |
+				VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+				&entry, sizeof(entry));
+}
+
 /* Have @eventfd signalled when the kernel wants the device back */
 int vfio_dev_request_eventfd(struct vfio_dev *dev, int eventfd)
 {

@@ -108,6 +108,7 @@ int vfio_dev_flr(struct vfio_dev *dev);
 int vfio_dev_reset(struct vfio_dev *dev);
 int vfio_dev_hot_reset(struct vfio_dev *dev);
 int vfio_dev_low_power(struct vfio_dev *dev, bool enter);
+int vfio_dev_sleep(struct vfio_dev *dev, int eventfd);
 int vfio_dev_request_eventfd(struct vfio_dev *dev, int eventfd);
 int vfio_dev_feature(struct vfio_dev *dev, __u32 flags, const void *data, size_t len);
 
