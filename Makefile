@@ -43,7 +43,7 @@ fuzz: deps compose ## make FUZZ_CALLS random calls, a million, in a VM; FUZZ_SEE
 
 stress: deps compose ## revoke 100000 times with everything else going on; or ROUNDS=n
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test \
+	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test DEBUG=yes \
 		ROUNDS=$(or $(ROUNDS),100000) TIMEOUT=$(or $(TIMEOUT),14400)
 
 check-iommus: deps compose ## run tests behind virtio-iommu and, on arm64, SMMUv3

@@ -26,20 +26,21 @@
 
 #define ROUNDS		2000
 /* On a slow machine there are fewer, unless their number is told: what fits in */
-#define TIME_US		(80 * 1000 * 1000ULL)
+#define TIME_US		(240 * 1000 * 1000ULL)
 /* and these at least, which have all triggers that matter */
 #define MIN_ROUNDS	100
 #define SLOW_ROUNDS	7	/* one of so many has an importer that is slow to let go */
 #define UNMAP_MS	20
 #define FENCE_MS	60	/* enough to be seen pending after a revoke that did not wait */
 #define LANDING_ROUNDS	31	/* one of so many sees a transfer land */
-#define TRANSFER_ROUNDS	8	/* one of so many has one under way, and one starts one too late */
+#define TRANSFER_ROUNDS	32	/* one of so many has one under way, and one starts one too late */
+#define RACE_ROUNDS	4	/* one of so many starts one to where a race has mapped, too late */
 #define PROMPT_US	(30 * 1000 * 1000ULL)
 #define RETRY_MS	10000
 #define CHILD_LIFE_US	1000000
 #define RESET_US	4000000	/* at most, between the resets of a worker */
 #define HOLD_US		20000	/* at most, with something mapped */
-#define REST_US		50000	/* at most, between two things that a worker does */
+#define REST_US		250000	/* at most, between two things that a worker does */
 #define COMPLAINTS	10
 
 /* What a transfer can reach, and nothing else that is mapped for the initiator */
@@ -752,7 +753,7 @@ static void check_stopped(struct storm *storm, unsigned int round)
 	/* Started in good time, but too late now */
 	if (storm->transfer == TRANSFER_MAY_LAND && !edu_dma_is_idle(&storm->lab.edu))
 		storm->transfer = TRANSFER_MUST_NOT_LAND;
-	if (storm->race || round % TRANSFER_ROUNDS == 5)
+	if (storm->race ? round % RACE_ROUNDS == 0 : round % TRANSFER_ROUNDS == 5)
 		start_transfer(storm, storm->race, TRANSFER_MUST_NOT_LAND);
 	if (storm->transfer == TRANSFER_MUST_NOT_LAND)
 		expect_ok(STOPPED, edu_dma_wait(&storm->lab.edu));
