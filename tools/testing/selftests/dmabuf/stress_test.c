@@ -29,12 +29,12 @@
 #define TIME_US		(240 * 1000 * 1000ULL)
 /* and these at least, which have all triggers that matter */
 #define MIN_ROUNDS	100
-#define SLOW_ROUNDS	7	/* one of so many has an importer that is slow to let go */
+#define SLOW_ROUNDS	13	/* one of so many has an importer that is slow to let go */
 #define UNMAP_MS	20
 #define FENCE_MS	60	/* enough to be seen pending after a revoke that did not wait */
-#define LANDING_ROUNDS	31	/* one of so many sees a transfer land */
-#define TRANSFER_ROUNDS	32	/* one of so many has one under way, and one starts one too late */
-#define RACE_ROUNDS	4	/* one of so many starts one to where a race has mapped, too late */
+#define LANDING_ROUNDS	61	/* one of so many sees a transfer land */
+#define TRANSFER_ROUNDS	64	/* one of so many has one under way, and one starts one too late */
+#define RACE_ROUNDS	8	/* one of so many starts one to where a race has mapped, too late */
 #define PROMPT_US	(30 * 1000 * 1000ULL)
 #define RETRY_MS	10000
 #define CHILD_LIFE_US	1000000
@@ -657,9 +657,9 @@ static struct trigger triggers[] = {
 	{ "d3hot", 6, fire_d3hot, undo_d3hot, .rough = true },
 	{ "low power", 4, fire_low_power, undo_low_power, .rough = true },
 	{ "reset", 4, fire_reset, .rough = true },
-	{ "hot reset", 4, fire_hot_reset, .rough = true },
+	{ "hot reset", 1, fire_hot_reset, .rough = true },
 	{ "flr", 4, fire_flr, .rough = true },
-	{ "close", 2, fire_close, undo_close, .rough = true, .fatal = true },
+	{ "close", 1, fire_close, undo_close, .rough = true, .fatal = true },
 	{ "unbind", 1, fire_unbind, undo_close, .rough = true, .fatal = true },
 };
 
