@@ -65,7 +65,6 @@
 #include <linux/spinlock.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
-#include <linux/workqueue.h>
 
 #include "vfio_pci_priv.h"
 
@@ -444,13 +443,14 @@ static void dma_buf_wait_fence(struct dma_buf_drain *drain,
 			       struct vfio_pci_dma_buf *buf,
 			       struct dma_fence *fence)
 {
-	u64 start = dma_buf_trace_clock(trace_vfio_pci_dma_buf_fence_wait_enabled());
 	long left;
+	u64 start;
 
 	/* Of one that has signalled long ago the driver may be gone. */
 	if (dma_fence_is_signaled(fence))
 		return;
 
+	start = dma_buf_trace_clock(trace_vfio_pci_dma_buf_fence_wait_enabled());
 	for (;;) {
 		left = dma_fence_wait_timeout(fence, false,
 					      dma_buf_drain_silence(drain));
@@ -650,46 +650,28 @@ void vfio_pci_dma_buf_restore(struct vfio_pci_core_device *vdev)
 {
 	lockdep_assert_held_write(&vdev->memory_lock);
 
+	WRITE_ONCE(vdev->dma_bufs_woken, false);
 	if (!list_empty(&vdev->dma_bufs) && vfio_pci_memory_accessible(vdev))
 		dma_bufs_set_state(vdev, VFIO_PCI_DMA_BUF_LIVE);
 }
 
-struct dma_buf_resume {
-	struct work_struct work;
-	struct vfio_pci_core_device *vdev;
-};
-
-static void dma_buf_resume_work(struct work_struct *work)
-{
-	struct dma_buf_resume *resume =
-		container_of(work, struct dma_buf_resume, work);
-
-	down_write(&resume->vdev->memory_lock);
-	vfio_pci_restore_and_up_write_memory_lock(resume->vdev);
-}
-
 /**
- * vfio_pci_dma_buf_resume - let importers map again while the device is resumed
- * @vdev: the device
+ * vfio_pci_dma_buf_restore_woken - let importers map again after a wake-up
+ * @vdev: the device, which the caller is about to use for userspace
  *
- * An unbind waits for the end of a resume before vfio_pci_dma_buf_unbind() can stop
- * anybody. A resume is made by whoever happens to need the device, and a cgroup may
- * let that task wait for each page table. A worker is in none.
+ * The resume by which a device wakes up may not do it. An unbind waits for its end
+ * before vfio_pci_dma_buf_unbind() can stop anybody, and a memory cgroup may make
+ * those who map wait for each page table.
  *
- * Context: runtime resume callback. memory_lock is not held, and nobody can hold it
- * for long who has the device resumed first.
+ * Context: the device is resumed, and memory_lock is not held.
  */
-void vfio_pci_dma_buf_resume(struct vfio_pci_core_device *vdev)
+void vfio_pci_dma_buf_restore_woken(struct vfio_pci_core_device *vdev)
 {
-	struct dma_buf_resume resume = { .vdev = vdev };
-
-	if (list_empty(&vdev->dma_bufs))
+	if (!READ_ONCE(vdev->dma_bufs_woken))
 		return;
 
-	INIT_WORK_ONSTACK(&resume.work, dma_buf_resume_work);
-	queue_work(system_unbound_wq, &resume.work);
-	flush_work(&resume.work);
-	destroy_work_on_stack(&resume.work);
+	down_write(&vdev->memory_lock);
+	vfio_pci_restore_and_up_write_memory_lock(vdev);
 }
 
 /**

@@ -150,7 +150,6 @@ struct importer {
 	struct dma_buf dmabuf;
 	struct dma_buf_attachment attach;
 	unsigned int nr_invalidated;
-	unsigned int task_flags;	/* of who has told it, the last time */
 };
 
 static void importer_invalidate(struct dma_buf_attachment *attach)
@@ -159,7 +158,6 @@ static void importer_invalidate(struct dma_buf_attachment *attach)
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 	imp->nr_invalidated++;
-	imp->task_flags = current->flags;
 }
 
 static const struct dma_buf_attach_ops revocable_ops = {
@@ -319,8 +317,8 @@ static void pin_and_map_need_live(struct kunit *test)
 	}
 }
 
-/* No cgroup can make a worker wait when importers map again. */
-static void worker_restores_on_resume(struct kunit *test)
+/* When a device has woken up, and only then, its next user restores. */
+static void woken_up_is_restored_by_user(struct kunit *test)
 {
 	struct importer *imp = fake_importer(test, REVOKED);
 	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
@@ -334,21 +332,16 @@ static void worker_restores_on_resume(struct kunit *test)
 	vdev->pdev = buf->pdev;
 	vdev->vconfig = vconfig;
 	kref_init(&buf->kref);
-
-	vfio_pci_dma_buf_resume(vdev);
-	KUNIT_EXPECT_EQ(test, buf->state, REVOKED);
-
 	list_add(&buf->node, &vdev->dma_bufs);
-	vdev->pm_runtime_engaged = true;
-	vfio_pci_dma_buf_resume(vdev);
-	KUNIT_EXPECT_EQ(test, buf->state, REVOKED);
-	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 0);
 
-	vdev->pm_runtime_engaged = false;
-	vfio_pci_dma_buf_resume(vdev);
+	vfio_pci_dma_buf_restore_woken(vdev);
+	KUNIT_EXPECT_EQ(test, buf->state, REVOKED);
+
+	vdev->dma_bufs_woken = true;
+	vfio_pci_dma_buf_restore_woken(vdev);
 	KUNIT_EXPECT_EQ(test, buf->state, LIVE);
 	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 1);
-	KUNIT_EXPECT_TRUE(test, imp->task_flags & PF_WQ_WORKER);
+	KUNIT_EXPECT_FALSE(test, vdev->dma_bufs_woken);
 }
 
 static void state_is_told(struct kunit *test)
@@ -546,7 +539,7 @@ static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(change_of_state_without_dma_buf, change_gen_params),
 	KUNIT_CASE_PARAM(attach_needs_live_and_revocable, attach_gen_params),
 	KUNIT_CASE(pin_and_map_need_live),
-	KUNIT_CASE(worker_restores_on_resume),
+	KUNIT_CASE(woken_up_is_restored_by_user),
 	KUNIT_CASE(state_is_told),
 	KUNIT_CASE(dying_is_seen_with_lock_held),
 	KUNIT_CASE(revoke_waits_for_fences_of_its_time),

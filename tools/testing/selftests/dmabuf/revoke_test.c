@@ -82,12 +82,20 @@ static int undo_low_power(struct lab *lab)
 	return vfio_dev_low_power(&lab->peer, false);
 }
 
-static bool is_suspended(const char *name)
+static bool power_is(const char *name, const char *status)
 {
 	char path[128], text[32];
 
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/power/runtime_status", name);
-	return slurp(path, text, sizeof(text)) && !strcmp(text, "suspended\n");
+	return slurp(path, text, sizeof(text)) && !strcmp(text, status);
+}
+
+static bool set_power_control(const char *name, const char *control)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/power/control", name);
+	return spit(path, control);
 }
 
 static int fire_sleep(struct lab *lab)
@@ -97,7 +105,7 @@ static int fire_sleep(struct lab *lab)
 
 	ret = vfio_dev_sleep(&lab->peer, wakeup);
 	close(wakeup);
-	if (!ret && !wait_until(is_suspended(lab->peer.name), LEAK_WAIT_MS))
+	if (!ret && !wait_until(power_is(lab->peer.name, "suspended\n"), LEAK_WAIT_MS))
 		ret = -ETIMEDOUT;
 	return ret;
 }
@@ -639,6 +647,23 @@ TEST_F_TIMEOUT(decode, written_by_bytes, LAB_TIMEOUT)
 }
 
 /* The end of a reset gives nothing back that was off before */
+/* Not by waking up, which an unbind waits for, but by who uses the device then */
+TEST_F_TIMEOUT(decode, mapped_again_by_user_only, LAB_TIMEOUT)
+{
+	test_map_and_use(self->dmabuf);
+	ASSERT_EQ(0, fire_sleep(&self->lab));
+	ASSERT_TRUE(set_power_control(self->lab.peer.name, "on"));
+	EXPECT_TRUE(power_is(self->lab.peer.name, "active\n"));
+	EXPECT_TRUE(is_in_state(self->dmabuf, "revoked"));
+	test_dma_write(LAB_BAR_IOVA);
+	EXPECT_TRUE(set_power_control(self->lab.peer.name, "auto"));
+	ASSERT_EQ(0, undo_sleep(&self->lab));
+	EXPECT_TRUE(is_in_state(self->dmabuf, "live"));
+	expect_nothing_landed();
+	test_dma_write(LAB_BAR_IOVA);
+	expect_landed(0, 1);
+}
+
 TEST_F_TIMEOUT(decode, off_during_reset, LAB_TIMEOUT)
 {
 	test_map_and_use(self->dmabuf);
