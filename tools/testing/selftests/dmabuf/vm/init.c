@@ -199,8 +199,9 @@ static void mount_all(void)
 
 	for (size_t i = 0; i < ARRAY_SIZE(fs); i++) {
 		mkdir(fs[i].dir, 0755);
+		/* What the kernel does not have has no directory in /sys either */
 		if (mount(fs[i].type, fs[i].dir, fs[i].type, 0, NULL) &&
-		    errno != EBUSY)
+		    errno != EBUSY && errno != ENOENT)
 			bail_out("mount %s: %s", fs[i].dir, strerror(errno));
 	}
 }
