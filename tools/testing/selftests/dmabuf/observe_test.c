@@ -266,6 +266,39 @@ TEST_F_TIMEOUT(observe, late_fence, LAB_TIMEOUT)
 	test_decode(true);
 }
 
+/* A buffer is ready when its fences have signalled, and who polls it is told then */
+TEST_F_TIMEOUT(observe, poll_waits_for_fences, LAB_TIMEOUT)
+{
+	struct sw_sync_create_fence_data data = { .value = 1 };
+	struct dma_buf_import_sync_file sync = { .flags = DMA_BUF_SYNC_RW };
+	struct pollfd ready = { .fd = self->dmabuf, .events = POLLIN | POLLOUT };
+	int timeline, status;
+	pid_t pid;
+
+	timeline = open(SW_SYNC, O_RDWR | O_CLOEXEC);
+	REQUIRE(timeline >= 0, "no sw_sync");
+	EXPECT_EQ(1, poll(&ready, 1, 0));
+	EXPECT_EQ(POLLIN | POLLOUT, ready.revents);
+	ASSERT_EQ(0, ioctl(timeline, SW_SYNC_IOC_CREATE_FENCE, &data));
+	sync.fd = data.fence;
+	ASSERT_EQ(0, ioctl(self->dmabuf, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &sync));
+	EXPECT_EQ(0, poll(&ready, 1, 0));
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(timeline);
+		_exit(poll(&ready, 1, BOUND_MS) != 1);
+	}
+	pause_us(100000);
+	EXPECT_FALSE(has_ended(pid, &status));
+	close(timeline);
+	test_end(pid);
+	EXPECT_EQ(1, poll(&ready, 1, 0));
+	EXPECT_EQ(POLLIN | POLLOUT, ready.revents);
+	close(sync.fd);
+}
+
 /* One that waits with the reservation lock held cannot be named, and is not waited for silently */
 TEST_F_TIMEOUT(observe, slow_with_lock, LAB_TIMEOUT)
 {
