@@ -50,6 +50,7 @@ struct importer {
 	struct delayed_work unmap_work;
 	int nr_invalidated;
 	bool pinned;
+	bool unmaps_at_once;
 };
 
 static void expect_locked(struct kunit *test, struct dma_buf *dmabuf)
@@ -222,6 +223,10 @@ static void importer_invalidate(struct dma_buf_attachment *attach)
 	expect_locked(imp->exp->test, attach->dmabuf);
 	KUNIT_EXPECT_PTR_EQ(imp->exp->test, attach, imp->attach);
 	imp->nr_invalidated++;
+	if (imp->unmaps_at_once) {
+		dma_buf_unmap_attachment(attach, imp->sgt, DMA_BIDIRECTIONAL);
+		imp->sgt = NULL;
+	}
 }
 
 static const struct dma_buf_attach_ops revocable_ops = {
@@ -429,6 +434,29 @@ static void attach_tells_kind_of_importer(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, imp->attach->peer2peer, kind->peer2peer);
 	KUNIT_EXPECT_EQ(test, dma_buf_attachment_is_dynamic(imp->attach),
 			!!kind->ops);
+}
+
+/* Whatever becomes of the buffer, and whatever the importer has of it */
+static void attach_revocable_asks_importer_only(struct kunit *test)
+{
+	const struct kind *kind = test->param_value;
+	struct exporter *exp = exporter_create(test);
+	struct importer *imp = importer_create(exp, kind);
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_EQ(test, dma_buf_attach_revocable(imp->attach),
+				kind->revocable);
+		exporter_invalidate(exp);
+		KUNIT_EXPECT_EQ(test, dma_buf_attach_revocable(imp->attach),
+				kind->revocable);
+		exporter_set_revoked(exp, true);
+		KUNIT_EXPECT_EQ(test, dma_buf_attach_revocable(imp->attach),
+				kind->revocable);
+		exporter_set_revoked(exp, false);
+		if (imp->sgt)
+			importer_unmap(imp);
+	}
 }
 
 static void attach_refused_if_irrevocable(struct kunit *test)
@@ -651,14 +679,70 @@ static void invalidate_calls_op_if_any(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, kind->revocable);
 }
 
-static void invalidate_is_legal_before_map(struct kunit *test)
+static void expect_invalidated(struct importer *imp, const struct kind *kind)
+{
+	int before = imp->nr_invalidated;
+
+	exporter_invalidate(imp->exp);
+	KUNIT_EXPECT_EQ(imp->exp->test, imp->nr_invalidated,
+			before + kind->revocable);
+}
+
+static void invalidate_is_legal_at_any_time(struct kunit *test)
 {
 	const struct kind *kind = test->param_value;
 	struct exporter *exp = exporter_create(test);
 	struct importer *imp = importer_attach(exp, kind);
 
+	expect_invalidated(imp, kind);
+	if (kind->pinned)
+		KUNIT_ASSERT_EQ(test, importer_pin(imp), 0);
+	expect_invalidated(imp, kind);
+
+	importer_map(imp);
+	KUNIT_ASSERT_PTR_EQ(test, imp->sgt, &exp->sgt);
+	expect_invalidated(imp, kind);
+	expect_invalidated(imp, kind);
+
+	importer_unmap(imp);
+	expect_invalidated(imp, kind);
+}
+
+/* Only an exporter that is asked to attach, pin or map says no. */
+static void invalidate_leaves_no_state(struct kunit *test)
+{
+	const struct kind *kind = test->param_value;
+	struct exporter *exp = exporter_create(test);
+	struct importer *imp = importer_create(exp, kind);
+
 	exporter_invalidate(exp);
-	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, kind->revocable);
+	importer_unmap(imp);
+	importer_map(imp);
+	KUNIT_ASSERT_PTR_EQ(test, imp->sgt, &exp->sgt);
+	importer_create(exp, kind);
+	KUNIT_EXPECT_EQ(test, exp->nr_attached, 2);
+	KUNIT_EXPECT_EQ(test, exp->nr_mapped, 2);
+}
+
+/* In the callback, where the reservation lock is held already */
+static void invalidate_lets_unmap_at_once(struct kunit *test)
+{
+	const struct kind *kind = test->param_value;
+	struct exporter *exp = exporter_create(test);
+	struct importer *imps[2];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(imps); i++) {
+		imps[i] = importer_create(exp, kind);
+		imps[i]->unmaps_at_once = true;
+	}
+	exporter_invalidate(exp);
+	for (i = 0; i < ARRAY_SIZE(imps); i++)
+		KUNIT_EXPECT_EQ(test, imps[i]->nr_invalidated, kind->revocable);
+	KUNIT_EXPECT_EQ(test, exp->nr_attached, 2);
+	KUNIT_EXPECT_EQ(test, exp->nr_pinned,
+			2 * (kind->pinned + kind->core_pins));
+	KUNIT_EXPECT_EQ(test, exp->nr_mapped, kind->revocable ? 0 : 2);
 }
 
 static void invalidate_tells_all_importers(struct kunit *test)
@@ -717,7 +801,7 @@ static void invalidate_spares_other_buffers(struct kunit *test)
 }
 
 /*
- * Revoke
+ * Move and revoke
  */
 
 static void revoke_leaves_attached_and_pinned(struct kunit *test)
@@ -760,19 +844,25 @@ static void revoked_is_enodev(struct kunit *test)
 
 static void restore_is_another_invalidate(struct kunit *test)
 {
+	const struct kind *kind = test->param_value;
 	struct exporter *exp = exporter_create(test);
-	struct importer *imp = importer_create(exp, revocable_kind);
+	struct importer *imp = importer_create(exp, kind);
 	int i;
+
+	/* The mapping of a static importer does not go. */
+	if (!kind->ops)
+		return;
 
 	for (i = 1; i <= 3; i++) {
 		exporter_set_revoked(exp, true);
-		KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 2 * i - 1);
+		KUNIT_EXPECT_EQ(test, imp->nr_invalidated,
+				kind->revocable * (2 * i - 1));
 		importer_unmap(imp);
 		importer_map(imp);
 		KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(imp->sgt), -ENODEV);
 
 		exporter_set_revoked(exp, false);
-		KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 2 * i);
+		KUNIT_EXPECT_EQ(test, imp->nr_invalidated, kind->revocable * 2 * i);
 		importer_map(imp);
 		KUNIT_ASSERT_PTR_EQ(test, imp->sgt, &exp->sgt);
 		KUNIT_EXPECT_EQ(test, exp->nr_mapped, 1);
@@ -803,6 +893,33 @@ static long exporter_wait_unmaps(struct exporter *exp, long timeout)
 {
 	return wait_event_timeout(exp->unmapped, !READ_ONCE(exp->nr_mapped),
 				  timeout);
+}
+
+/*
+ * Reads of the old place do no harm, so the unmap is not waited for. The importer
+ * finds the new one by itself.
+ */
+static void move_waits_for_fences_only(struct kunit *test)
+{
+	const struct usage *usage = test->param_value;
+	struct exporter *exp = exporter_create(test);
+	struct importer *imp = importer_create(exp, revocable_kind);
+
+	importer_add_fence(imp, usage->usage);
+	exporter_invalidate(exp);
+	KUNIT_EXPECT_FALSE(test, dma_fence_is_signaled(imp->fence));
+	schedule_delayed_work(&imp->signal_work, SHORT_TIME);
+	KUNIT_EXPECT_GT(test, exporter_wait_fences(exp, LONG_TIME), 0);
+	KUNIT_EXPECT_TRUE(test, dma_fence_is_signaled(imp->fence));
+	KUNIT_EXPECT_EQ(test, exp->nr_mapped, 1);
+
+	sg_dma_address(&exp->sgl) = SZ_2G;
+	importer_unmap(imp);
+	importer_map(imp);
+	KUNIT_ASSERT_PTR_EQ(test, imp->sgt, &exp->sgt);
+	KUNIT_EXPECT_EQ(test, sg_dma_address(imp->sgt->sgl), SZ_2G);
+	KUNIT_EXPECT_EQ(test, imp->nr_invalidated, 1);
+	KUNIT_EXPECT_EQ(test, exp->nr_mapped, 1);
 }
 
 /*
@@ -877,6 +994,7 @@ static void describe_names_pending_fences(struct kunit *test)
 
 static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(attach_tells_kind_of_importer, kind_gen_params),
+	KUNIT_CASE_PARAM(attach_revocable_asks_importer_only, kind_gen_params),
 	KUNIT_CASE_PARAM(attach_refused_if_irrevocable, kind_gen_params),
 	KUNIT_CASE_PARAM(attach_refused_leaves_nothing, kind_gen_params),
 	KUNIT_CASE(attach_maps_for_static_importer),
@@ -888,13 +1006,16 @@ static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE_PARAM(map_failure_leaves_nothing, map_failure_gen_params),
 	KUNIT_CASE_PARAM(map_failure_ends_static_attach, map_failure_gen_params),
 	KUNIT_CASE_PARAM(invalidate_calls_op_if_any, kind_gen_params),
-	KUNIT_CASE_PARAM(invalidate_is_legal_before_map, kind_gen_params),
+	KUNIT_CASE_PARAM(invalidate_is_legal_at_any_time, kind_gen_params),
+	KUNIT_CASE_PARAM(invalidate_leaves_no_state, kind_gen_params),
+	KUNIT_CASE_PARAM(invalidate_lets_unmap_at_once, kind_gen_params),
 	KUNIT_CASE(invalidate_tells_all_importers),
 	KUNIT_CASE(invalidate_spares_detached),
 	KUNIT_CASE(invalidate_spares_other_buffers),
 	KUNIT_CASE_PARAM(revoke_leaves_attached_and_pinned, kind_gen_params),
 	KUNIT_CASE_PARAM(revoked_is_enodev, kind_gen_params),
-	KUNIT_CASE(restore_is_another_invalidate),
+	KUNIT_CASE_PARAM(restore_is_another_invalidate, kind_gen_params),
+	KUNIT_CASE_PARAM(move_waits_for_fences_only, usage_gen_params),
 	KUNIT_CASE_PARAM(revoke_drains_fences_then_unmaps, usage_gen_params),
 	KUNIT_CASE(describe_names_pending_fences),
 	{}

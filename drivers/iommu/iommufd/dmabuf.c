@@ -13,24 +13,30 @@
  * iopt_pages::mutex:
  *
  *	revoked: none of them is mapped
- *	else:    all of them are mapped, or a revoke is under way
+ *	else:    all of them are mapped, but for domains that cannot map it when it is
+ *		 restored, or a revoke is under way
  *
  * iopt_dmabuf_invalidate() is the transition, in both directions. It is called by
  * the exporter with the reservation lock held. When it returns no domain maps memory
  * that has gone, and the IOTLBs are flushed, so there is no fence; memory that is
- * back is mapped again. It takes no lock but the mutex:
- * io_pagetable::domains_rwsem and iova_rwsem may be held while waiting for
- * userspace to fault pages in, which a revoke must not. This is what the pairs are
- * kept for, and it puts this mutex in a class of its own:
+ * back is mapped again. It does not take io_pagetable::domains_rwsem and iova_rwsem:
+ * they may be held while waiting for userspace to fault pages in, which a revoke must
+ * not. This is what the pairs are kept for, and it puts the mutex in a class of its
+ * own:
  *
- *	reservation lock -> iopt_pages::mutex (of dma-bufs)
+ *	reservation lock -> iommufd_ctx::attach_rwsem -> iopt_pages::mutex (of dma-bufs)
+ *	iommufd_group::lock -> iommufd_ctx::attach_rwsem -> locks of IOMMU drivers
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of dma-bufs)
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of others) -> mmap_lock
  *
- * Under the mutex, to map can take long as well: the tables are charged to who maps,
- * and a cgroup at its limit is made to wait for each batch of them. So mapping goes
- * by steps, and the revoke tells it to stop before it waits for a lock: by
- * iommufd_dma_buf_exporter::is_live where that is the reservation lock, which a
+ * A device that is being attached can use what is mapped before the driver of its IOMMU
+ * has noted whom to flush, and one that is being detached after that has forgotten it.
+ * attach_rwsem lets a revoke wait for the end of either.
+ *
+ * Under the mutex, to map can take long as well: the tables are charged to the cgroup
+ * of the importer, which at its limit has to make room for each batch of them. So
+ * mapping goes by steps, and the revoke tells it to stop before it waits for a lock:
+ * by iommufd_dma_buf_exporter::is_live where that is the reservation lock, which a
  * restore is made with, and by iopt_dmabuf::revoked where it is the mutex. What has
  * stopped is not mapped when the revoke comes, which knows that.
  *
@@ -42,8 +48,10 @@
 #include <linux/dma-resv.h>
 #include <linux/iommu.h>
 #include <linux/iommufd.h>
+#include <linux/memcontrol.h>
 #include <linux/overflow.h>
 #include <linux/range.h>
+#include <linux/sched/mm.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
@@ -60,22 +68,26 @@ static struct lock_class_key dmabuf_pages_mutex_class;
 
 /**
  * struct iopt_dmabuf - what iopt_pages of a dma-buf have besides
+ * @ictx: the context of all areas of the pages
  * @attach: our attachment, pinned
  * @exporter: the exporter of the dma-buf
  * @ranges: physical ranges of the whole dma-buf, owned by the exporter
  * @start: offset in the dma-buf of the first page, in bytes
  * @revoked: nothing is to be mapped; written under the reservation lock
- * @restore_failed: nothing is mapped, for want of memory; protected by the
- *	reservation lock
+ * @restore_failed: some domain has not been mapped again, or none for want of
+ *	memory; protected by the reservation lock
+ * @memcg: whom to charge, whoever it is that brings the memory back
  * @maps: iopt_dmabuf_map::node; protected by iopt_pages::mutex
  */
 struct iopt_dmabuf {
+	struct iommufd_ctx *ictx;
 	struct dma_buf_attachment *attach;
 	struct iommufd_dma_buf_exporter *exporter;
 	const struct range *ranges;
 	unsigned long start;
 	bool revoked;
 	bool restore_failed;
+	struct mem_cgroup *memcg;
 	struct list_head maps;
 };
 
@@ -419,7 +431,7 @@ unsigned long iopt_dmabuf_iova_alignment(struct iopt_pages *pages,
 		origin = walk.phys - (length - walk.left);
 	}
 
-	/* No IOMMU has larger pages. */
+	/* What larger pages some IOMMUs have would make little difference. */
 	alignment = min_t(u64, rounddown_pow_of_two(most), SZ_1G);
 	*remainder = origin & (alignment - 1);
 	return alignment;
@@ -444,13 +456,15 @@ static u64 dmabuf_revoke(struct iopt_pages *pages)
 
 /*
  * Map all of what one IOMMU_IOAS_MAP_FILE has mapped again, with its copies, or
- * nothing of it. What fails for want of memory is tried again the next time that the
- * exporter calls.
+ * nothing of it if there is no memory. A domain that cannot map it at all, which
+ * could be attached while there was nothing to map, keeps no other from it. What
+ * fails is tried again the next time that the exporter calls.
  */
 static int dmabuf_restore(struct iopt_pages *pages)
 {
 	struct iopt_dmabuf *db = pages->dmabuf;
 	struct iopt_dmabuf_map *map;
+	int failed = 0;
 	int rc;
 
 	lockdep_assert_held(&pages->mutex);
@@ -458,13 +472,15 @@ static int dmabuf_restore(struct iopt_pages *pages)
 	WRITE_ONCE(db->revoked, false);
 	list_for_each_entry(map, &db->maps, node) {
 		rc = dmabuf_map_area(pages, map);
-		if (rc) {
+		if (rc == -ENOMEM || rc == -ECANCELED) {
 			dmabuf_revoke(pages);
 			return rc;
 		}
+		if (rc)
+			failed = rc;
 		cond_resched();
 	}
-	return 0;
+	return failed;
 }
 
 static void dmabuf_revoke_traced(struct iopt_pages *pages,
@@ -497,17 +513,23 @@ static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 {
 	struct iopt_pages *pages = attach->importer_priv;
 	struct iopt_dmabuf *db = pages->dmabuf;
+	struct mem_cgroup *old_memcg;
 	int rc = 0;
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 
 	WRITE_ONCE(db->revoked, true);
+	down_read(&db->ictx->attach_rwsem);
 	mutex_lock(&pages->mutex);
 	dmabuf_revoke_traced(pages, attach->dmabuf);
-	if (db->exporter->is_live(attach->dmabuf))
+	if (db->exporter->is_live(attach->dmabuf)) {
+		old_memcg = set_active_memcg(db->memcg);
 		rc = dmabuf_restore_traced(pages, attach->dmabuf);
+		set_active_memcg(old_memcg);
+	}
 	db->restore_failed = rc && rc != -ECANCELED;
 	mutex_unlock(&pages->mutex);
+	up_read(&db->ictx->attach_rwsem);
 }
 
 static const char *iopt_dmabuf_state(struct dma_buf_attachment *attach)
@@ -550,7 +572,8 @@ static int dmabuf_attach_and_pin(struct iopt_pages *pages,
 	return rc;
 }
 
-static struct iopt_pages *dmabuf_alloc_pages(struct dma_buf *dmabuf,
+static struct iopt_pages *dmabuf_alloc_pages(struct iommufd_ctx *ictx,
+					     struct dma_buf *dmabuf,
 					     unsigned long start,
 					     unsigned long length,
 					     bool writable)
@@ -571,7 +594,9 @@ static struct iopt_pages *dmabuf_alloc_pages(struct dma_buf *dmabuf,
 	if (!db)
 		return ERR_PTR(-ENOMEM);
 	INIT_LIST_HEAD(&db->maps);
+	db->ictx = ictx;
 	db->start = start;
+	db->memcg = get_mem_cgroup_from_mm(current->mm);
 
 	/* Attaching to another exporter can have side effects. */
 	rc = dmabuf_get_ranges(db, dmabuf);
@@ -596,12 +621,14 @@ err_put_pages:
 	pages->dmabuf = NULL;
 	iopt_put_pages(pages);
 err_free:
+	mem_cgroup_put(db->memcg);
 	kfree(db);
 	return ERR_PTR(rc);
 }
 
 /**
  * iopt_alloc_dmabuf_pages() - Allocate pages of a dma-buf
+ * @ictx: The only context that the pages may be mapped in
  * @fd: File descriptor
  * @start: Offset in the dma-buf to start from, page aligned
  * @length: Number of bytes, page aligned
@@ -609,7 +636,8 @@ err_free:
  *
  * Return: as iopt_alloc_pages(), or NULL if @fd is of another kind of file
  */
-struct iopt_pages *iopt_alloc_dmabuf_pages(int fd, unsigned long start,
+struct iopt_pages *iopt_alloc_dmabuf_pages(struct iommufd_ctx *ictx, int fd,
+					   unsigned long start,
 					   unsigned long length, bool writable)
 {
 	struct iopt_pages *pages;
@@ -619,7 +647,7 @@ struct iopt_pages *iopt_alloc_dmabuf_pages(int fd, unsigned long start,
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf) == -EINVAL ? NULL : ERR_CAST(dmabuf);
 
-	pages = dmabuf_alloc_pages(dmabuf, start, length, writable);
+	pages = dmabuf_alloc_pages(ictx, dmabuf, start, length, writable);
 	if (IS_ERR(pages))
 		dma_buf_put(dmabuf);
 	return pages;
@@ -644,6 +672,7 @@ void iopt_dmabuf_release(struct iopt_pages *pages)
 	dma_buf_put(dmabuf);
 
 	WARN_ON(!list_empty(&db->maps));
+	mem_cgroup_put(db->memcg);
 	kfree(db);
 }
 

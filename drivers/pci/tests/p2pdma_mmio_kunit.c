@@ -99,6 +99,7 @@ static struct pci_bus *fake_root_bus(struct kunit *test)
 enum place { SAME_SWITCH, OTHER_PORT, NR_PLACES };
 
 struct topology {
+	struct pci_dev *host_bridge;
 	struct pci_dev *provider;
 	struct pci_dev *provider_port;
 	struct pci_dev *client[NR_PLACES];
@@ -118,6 +119,8 @@ static struct topology *fake_topology(struct kunit *test)
 
 	top = kunit_kzalloc(test, sizeof(*top), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, top);
+	top->host_bridge = list_first_entry(&root_bus->devices, struct pci_dev,
+					    bus_list);
 	switch_bus = fake_bus(test, fake_dev_below_port(test, root_bus));
 	top->provider = fake_dev_below_port(test, switch_bus);
 	top->provider_port = top->provider->bus->self;
@@ -193,6 +196,40 @@ static void no_way_without_pci(struct kunit *test)
 	sgt = pci_p2pdma_map_mmio(top->provider, BAR, &one_page, 1, client,
 				  DMA_BIDIRECTIONAL);
 	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(sgt), -EOPNOTSUPP);
+}
+
+/* P2PDMA trusts all host bridges of these CPUs. */
+static bool cpu_forwards(void)
+{
+#ifdef CONFIG_X86
+	return boot_cpu_data.x86_vendor == X86_VENDOR_AMD &&
+	       boot_cpu_data.x86 >= 0x17;
+#else
+	return false;
+#endif
+}
+
+static void no_way_through_unknown_bridge(struct kunit *test)
+{
+	struct topology *top = fake_topology(test);
+	const struct way *way = test->param_value;
+	struct sg_table *sgt;
+
+	if (cpu_forwards())
+		kunit_skip(test, "any host bridge of this CPU is known");
+
+	top->host_bridge->device = 0;
+	if (way->acs_redirect)
+		top->provider_port->acs_cap = ACS_CAP;
+	sgt = map_for(top, way->place, &one_page, 1);
+
+	/* A switch that routes by itself has no need of the bridge. */
+	if (way->addr == BAR_BUS_START) {
+		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, sgt);
+		unmap_for(top, way->place, sgt, &one_page, 1);
+	} else {
+		KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(sgt), -EOPNOTSUPP);
+	}
 }
 
 /* Ranges, from the start of the BAR, and into how many entries they go */
@@ -347,6 +384,7 @@ static void client_must_reach_last_byte(struct kunit *test)
 static struct kunit_case p2pdma_mmio_cases[] = {
 	KUNIT_CASE_PARAM(way_decides_address, way_gen_params),
 	KUNIT_CASE(no_way_without_pci),
+	KUNIT_CASE_PARAM(no_way_through_unknown_bridge, way_gen_params),
 	KUNIT_CASE_PARAM(split_of_bus_addresses, split_gen_params),
 	KUNIT_CASE_PARAM(split_of_dma_mappings, split_gen_params),
 	KUNIT_CASE(too_many_entries),

@@ -120,6 +120,7 @@ static const char *const dma_buf_state_names[] = {
  * @unmapped: woken when @nr_mapped drops to zero
  * @ino: inode number of @dmabuf, its name in debugfs, traces and messages
  * @pdev: the device that has the BAR
+ * @size: total length of @ranges, in bytes
  * @bar: index of the BAR
  * @nr_ranges: number of @ranges
  * @ranges: physical addresses, page aligned, inside of the BAR
@@ -138,6 +139,7 @@ struct vfio_pci_dma_buf {
 	wait_queue_head_t unmapped;
 	unsigned long ino;
 	struct pci_dev *pdev;
+	size_t size;
 	unsigned int bar;
 	unsigned int nr_ranges;
 	struct range ranges[] __counted_by(nr_ranges);
@@ -359,10 +361,12 @@ static u64 dma_buf_trace_clock(bool traced)
  * struct dma_buf_drain - a wait for importers that reports when it gets long
  * @start: when the revoke began, in jiffies
  * @report: when to say the next time whom it is waiting for, in jiffies
+ * @locked: who waits holds the reservation lock
  */
 struct dma_buf_drain {
 	unsigned long start;
 	unsigned long report;
+	bool locked;
 };
 
 static struct dma_buf_drain dma_buf_drain_begin(struct vfio_pci_dma_buf *buf)
@@ -424,7 +428,7 @@ static void dma_buf_report_mapped(struct dma_buf_drain *drain,
 		return;
 
 	/* An importer that hangs may do so with the lock held. */
-	if (!dma_resv_trylock(&buf->resv)) {
+	if (!drain->locked && !dma_resv_trylock(&buf->resv)) {
 		dma_buf_report(drain, buf, "the unmap", "an importer",
 			       "reservation lock is busy");
 		return;
@@ -436,7 +440,8 @@ static void dma_buf_report_mapped(struct dma_buf_drain *drain,
 				dma_buf_report(drain, buf, "the unmap",
 					       dev_name(attach->dev),
 					       dev_driver_string(attach->dev));
-	dma_resv_unlock(&buf->resv);
+	if (!drain->locked)
+		dma_resv_unlock(&buf->resv);
 }
 
 static void dma_buf_wait_fence(struct dma_buf_drain *drain,
@@ -477,6 +482,7 @@ static void dma_buf_wait_fences_locked(struct vfio_pci_dma_buf *buf)
 	struct dma_resv_iter cursor;
 	struct dma_fence *fence;
 
+	drain.locked = true;
 	dma_resv_for_each_fence(&cursor, &buf->resv, DMA_RESV_USAGE_BOOKKEEP,
 				fence)
 		dma_buf_wait_fence(&drain, buf, fence);
@@ -514,6 +520,10 @@ static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 	unsigned long start = jiffies;
 	enum vfio_pci_dma_buf_state old;
 
+	/* Most writes to the command register. To be DEAD others can be on the way. */
+	if (state != VFIO_PCI_DMA_BUF_DEAD && READ_ONCE(buf->state) == state)
+		return;
+
 	/* An importer that is mapping with the lock held stops at this. */
 	if (state == VFIO_PCI_DMA_BUF_DEAD)
 		WRITE_ONCE(buf->dying, true);
@@ -536,7 +546,7 @@ static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 		buf->revoke_start = start;
 		dma_buf_get_fences(buf);
 	}
-	trace_vfio_pci_dma_buf_state(buf->pdev, buf->ino,
+	trace_vfio_pci_dma_buf_state(buf->pdev, buf->ino, buf->size,
 				     dma_buf_state_names[state], buf->nr_mapped);
 out_unlock:
 	dma_resv_unlock(&buf->resv);
@@ -564,6 +574,7 @@ static void dma_buf_wait_unmaps(struct dma_buf_drain *drain,
 				struct vfio_pci_dma_buf *buf)
 {
 	u64 start = dma_buf_trace_clock(trace_vfio_pci_dma_buf_unmap_wait_enabled());
+	unsigned int mapped = READ_ONCE(buf->nr_mapped);
 
 	while (!wait_event_timeout(buf->unmapped, dma_buf_is_unmapped(buf),
 				   dma_buf_drain_silence(drain))) {
@@ -571,7 +582,7 @@ static void dma_buf_wait_unmaps(struct dma_buf_drain *drain,
 		dma_buf_drain_reported(drain);
 	}
 	if (start)
-		trace_vfio_pci_dma_buf_unmap_wait(buf->pdev, buf->ino,
+		trace_vfio_pci_dma_buf_unmap_wait(buf->pdev, buf->ino, mapped,
 						  ktime_get_ns() - start);
 }
 
@@ -581,14 +592,16 @@ static void dma_buf_wait_unmaps(struct dma_buf_drain *drain,
  * that cannot are not let in by vfio_pci_dma_buf_attach().
  *
  * All importers of all buffers have been told before, so what is waited for here
- * goes on in parallel. That two buffers have an importer in common does no harm:
- * nothing is held that an importer could need to let go of either.
+ * goes on in parallel, in whichever order it is waited for. That two buffers have an
+ * importer in common does no harm: nothing is held that an importer could need to let
+ * go of either. A reservation object in common they never have.
  */
 static void dma_bufs_drain(struct vfio_pci_core_device *vdev)
 {
 	u64 start = dma_buf_trace_clock(trace_vfio_pci_dma_bufs_drained_enabled());
 	struct vfio_pci_dma_buf *buf;
 	unsigned int nr_buffers = 0;
+	u64 size = 0;
 
 	for_each_dma_buf(vdev, buf) {
 		struct dma_buf_drain drain = dma_buf_drain_begin(buf);
@@ -596,9 +609,10 @@ static void dma_bufs_drain(struct vfio_pci_core_device *vdev)
 		dma_buf_wait_fences(&drain, buf);
 		dma_buf_wait_unmaps(&drain, buf);
 		nr_buffers++;
+		size += buf->size;
 	}
 	if (start && nr_buffers)
-		trace_vfio_pci_dma_bufs_drained(vdev->pdev, nr_buffers,
+		trace_vfio_pci_dma_bufs_drained(vdev->pdev, nr_buffers, size,
 						ktime_get_ns() - start);
 }
 
@@ -659,9 +673,10 @@ void vfio_pci_dma_buf_restore(struct vfio_pci_core_device *vdev)
  * vfio_pci_dma_buf_restore_woken - let importers map again after a wake-up
  * @vdev: the device, which the caller is about to use for userspace
  *
- * The resume by which a device wakes up may not do it. An unbind waits for its end
- * before vfio_pci_dma_buf_unbind() can stop anybody, and a memory cgroup may make
- * those who map wait for each page table.
+ * The resume by which a device wakes up may not do it, nor may who enables its
+ * virtual functions. An unbind waits for the end of either before
+ * vfio_pci_dma_buf_unbind() can stop anybody, and a memory cgroup may make those who
+ * map wait for each page table.
  *
  * Context: the device is resumed, and memory_lock is not held.
  */
@@ -819,6 +834,7 @@ static struct dma_buf *dma_buf_create(struct vfio_pci_core_device *vdev,
 	/* From here on it is the release of the dma-buf that frees the buffer. */
 	buf->dmabuf = dmabuf;
 	buf->ino = file_inode(dmabuf->file)->i_ino;
+	buf->size = dmabuf->size;
 	return dmabuf;
 }
 

@@ -42,14 +42,15 @@ TRACE_EVENT(vfio_pci_dma_buf_export,
  */
 TRACE_EVENT(vfio_pci_dma_buf_state,
 
-	TP_PROTO(struct pci_dev *pdev, unsigned long ino, const char *state,
-		 unsigned int mapped),
+	TP_PROTO(struct pci_dev *pdev, unsigned long ino, size_t size,
+		 const char *state, unsigned int mapped),
 
-	TP_ARGS(pdev, ino, state, mapped),
+	TP_ARGS(pdev, ino, size, state, mapped),
 
 	TP_STRUCT__entry(
 		__string(dev, pci_name(pdev))
 		__field(unsigned long, ino)
+		__field(size_t, size)
 		__string(state, state)
 		__field(unsigned int, mapped)
 	),
@@ -57,12 +58,14 @@ TRACE_EVENT(vfio_pci_dma_buf_state,
 	TP_fast_assign(
 		__assign_str(dev);
 		__entry->ino = ino;
+		__entry->size = size;
 		__assign_str(state);
 		__entry->mapped = mapped;
 	),
 
-	TP_printk("dev=%s ino=%lu state=%s mapped=%u", __get_str(dev),
-		  __entry->ino, __get_str(state), __entry->mapped)
+	TP_printk("dev=%s ino=%lu size=%zu state=%s mapped=%u", __get_str(dev),
+		  __entry->ino, __entry->size, __get_str(state),
+		  __entry->mapped)
 );
 
 /* The names that a fence has had can be gone: join with dma_fence_init */
@@ -94,49 +97,56 @@ TRACE_EVENT(vfio_pci_dma_buf_fence_wait,
 		  __entry->seqno, __entry->ns)
 );
 
+/* mapped: when the wait began */
 TRACE_EVENT(vfio_pci_dma_buf_unmap_wait,
 
-	TP_PROTO(struct pci_dev *pdev, unsigned long ino, u64 ns),
+	TP_PROTO(struct pci_dev *pdev, unsigned long ino, unsigned int mapped,
+		 u64 ns),
 
-	TP_ARGS(pdev, ino, ns),
+	TP_ARGS(pdev, ino, mapped, ns),
 
 	TP_STRUCT__entry(
 		__string(dev, pci_name(pdev))
 		__field(unsigned long, ino)
+		__field(unsigned int, mapped)
 		__field(u64, ns)
 	),
 
 	TP_fast_assign(
 		__assign_str(dev);
 		__entry->ino = ino;
+		__entry->mapped = mapped;
 		__entry->ns = ns;
 	),
 
-	TP_printk("dev=%s ino=%lu ns=%llu", __get_str(dev), __entry->ino,
-		  __entry->ns)
+	TP_printk("dev=%s ino=%lu mapped=%u ns=%llu", __get_str(dev),
+		  __entry->ino, __entry->mapped, __entry->ns)
 );
 
 /* Nobody accesses any of the buffers, which took so long to wait for */
 TRACE_EVENT(vfio_pci_dma_bufs_drained,
 
-	TP_PROTO(struct pci_dev *pdev, unsigned int nr_buffers, u64 ns),
+	TP_PROTO(struct pci_dev *pdev, unsigned int nr_buffers, u64 size,
+		 u64 ns),
 
-	TP_ARGS(pdev, nr_buffers, ns),
+	TP_ARGS(pdev, nr_buffers, size, ns),
 
 	TP_STRUCT__entry(
 		__string(dev, pci_name(pdev))
 		__field(unsigned int, nr_buffers)
+		__field(u64, size)
 		__field(u64, ns)
 	),
 
 	TP_fast_assign(
 		__assign_str(dev);
 		__entry->nr_buffers = nr_buffers;
+		__entry->size = size;
 		__entry->ns = ns;
 	),
 
-	TP_printk("dev=%s nr_buffers=%u ns=%llu", __get_str(dev),
-		  __entry->nr_buffers, __entry->ns)
+	TP_printk("dev=%s nr_buffers=%u size=%llu ns=%llu", __get_str(dev),
+		  __entry->nr_buffers, __entry->size, __entry->ns)
 );
 
 #endif /* _VFIO_PCI_TRACE_H */

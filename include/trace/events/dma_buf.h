@@ -39,6 +39,7 @@ DECLARE_EVENT_CLASS(dma_buf_request,
 
 	TP_STRUCT__entry(
 		__field(unsigned long, ino)
+		__field(size_t, size)
 		__string(exp_name, attach->dmabuf->exp_name)
 		__string(dev, dev_name(attach->dev))
 		__string(driver, dev_driver_string(attach->dev))
@@ -50,6 +51,7 @@ DECLARE_EVENT_CLASS(dma_buf_request,
 
 	TP_fast_assign(
 		__entry->ino = file_inode(attach->dmabuf->file)->i_ino;
+		__entry->size = attach->dmabuf->size;
 		__assign_str(exp_name);
 		__assign_str(dev);
 		__assign_str(driver);
@@ -59,10 +61,10 @@ DECLARE_EVENT_CLASS(dma_buf_request,
 		__entry->ret = ret;
 	),
 
-	TP_printk("ino=%lu exp_name=%s dev=%s driver=%s dynamic=%d peer2peer=%d revocable=%d ret=%d",
-		  __entry->ino, __get_str(exp_name), __get_str(dev),
-		  __get_str(driver), __entry->dynamic, __entry->peer2peer,
-		  __entry->revocable, __entry->ret)
+	TP_printk("ino=%lu size=%zu exp_name=%s dev=%s driver=%s dynamic=%d peer2peer=%d revocable=%d ret=%d",
+		  __entry->ino, __entry->size, __get_str(exp_name),
+		  __get_str(dev), __get_str(driver), __entry->dynamic,
+		  __entry->peer2peer, __entry->revocable, __entry->ret)
 );
 
 DEFINE_EVENT(dma_buf_request, dma_buf_attach,

@@ -90,6 +90,7 @@ struct table {
 	size_t mapped;
 	int prot;
 	bool full;
+	bool refuses;		/* to map anything, whatever the memory */
 	bool *kills;		/* what to clear when it is mapped */
 };
 
@@ -101,6 +102,8 @@ static int table_map(struct iommu_domain *domain, unsigned long iova,
 
 	if (table->full && table->mapped)
 		return -ENOMEM;
+	if (table->refuses)
+		return -EINVAL;
 	if (table->kills)
 		*table->kills = false;
 	table->prot = prot;
@@ -129,6 +132,7 @@ struct import {
 	struct dma_resv resv;
 	struct dma_buf dmabuf;
 	struct dma_buf_attachment attach;
+	struct iommufd_ctx ictx;
 	struct iopt_dmabuf db;
 	struct iopt_pages pages;
 	struct iopt_area area;
@@ -172,6 +176,8 @@ static struct import *import_create(struct kunit *test)
 	imp->dmabuf.resv = &imp->resv;
 	imp->attach.dmabuf = &imp->dmabuf;
 	imp->attach.importer_priv = &imp->pages;
+	init_rwsem(&imp->ictx.attach_rwsem);
+	imp->db.ictx = &imp->ictx;
 	imp->db.attach = &imp->attach;
 	imp->db.exporter = &import_exporter;
 	imp->db.ranges = import_ranges;
@@ -246,6 +252,29 @@ static void restore_is_for_all_or_none(struct kunit *test)
 	}
 }
 
+/* A domain that cannot map it keeps no other from it, and is tried again. */
+static void restore_is_for_those_who_can(struct kunit *test)
+{
+	struct import *imp = import_create(test);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(imp->tables); i++) {
+		set_live(test, imp, false, 0, "revoked");
+		imp->tables[i].refuses = true;
+		dma_resv_lock(&imp->resv, NULL);
+		imp->live = true;
+		iopt_dmabuf_invalidate(&imp->attach);
+		KUNIT_EXPECT_STREQ(test, iopt_dmabuf_state(&imp->attach),
+				   "restore-failed");
+		dma_resv_unlock(&imp->resv);
+		KUNIT_EXPECT_EQ(test, imp->tables[i].mapped, 0);
+		KUNIT_EXPECT_EQ(test, imp->tables[!i].mapped, 2 * PAGE_SIZE);
+
+		imp->tables[i].refuses = false;
+		set_live(test, imp, true, 2 * PAGE_SIZE, "live");
+	}
+}
+
 /* What is mapped after a restore has failed is not mapped either. */
 static void restore_failed_is_revoked(struct kunit *test)
 {
@@ -301,6 +330,7 @@ static struct kunit_case dmabuf_cases[] = {
 	KUNIT_CASE_PARAM(iova_is_aligned_as_largest_piece, walk_gen_params),
 	KUNIT_CASE(restore_is_for_all_domains),
 	KUNIT_CASE(restore_is_for_all_or_none),
+	KUNIT_CASE(restore_is_for_those_who_can),
 	KUNIT_CASE(restore_failed_is_revoked),
 	KUNIT_CASE(restore_spares_unmapped),
 	KUNIT_CASE(restore_stops_when_memory_goes),

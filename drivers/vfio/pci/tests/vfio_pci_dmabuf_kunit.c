@@ -10,6 +10,10 @@
 #define BAR_START	SZ_1T
 #define BAR_LEN		(16ULL * SZ_1G)
 
+/* In jiffies; only a failure takes the long one. */
+#define LONG_TIME	(10 * HZ)
+#define SHORT_TIME	(HZ / 20)
+
 static struct pci_dev *fake_pdev(struct kunit *test)
 {
 	struct pci_dev *pdev = kunit_kzalloc(test, sizeof(*pdev), GFP_KERNEL);
@@ -180,7 +184,9 @@ static struct importer *fake_importer(struct kunit *test,
 	struct vfio_pci_dma_buf *buf = fake_buf(test, 1);
 	struct importer *imp;
 
+	kref_init(&buf->kref);
 	dma_resv_init(&buf->resv);
+	init_waitqueue_head(&buf->unmapped);
 	KUNIT_ASSERT_EQ(test, 0,
 			kunit_add_action_or_reset(test, fences_exit, buf));
 	imp = kunit_kzalloc(test, sizeof(*imp), GFP_KERNEL);
@@ -317,21 +323,27 @@ static void pin_and_map_need_live(struct kunit *test)
 	}
 }
 
-/* When a device has woken up, and only then, its next user restores. */
-static void woken_up_is_restored_by_user(struct kunit *test)
+static struct vfio_pci_core_device *fake_vdev(struct kunit *test)
 {
-	struct importer *imp = fake_importer(test, REVOKED);
-	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
-	u8 vconfig[PCI_STD_HEADER_SIZEOF] = { [PCI_COMMAND] = PCI_COMMAND_MEMORY };
 	struct vfio_pci_core_device *vdev =
 		kunit_kzalloc(test, sizeof(*vdev), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, vdev);
 	init_rwsem(&vdev->memory_lock);
 	INIT_LIST_HEAD(&vdev->dma_bufs);
-	vdev->pdev = buf->pdev;
+	vdev->pdev = fake_pdev(test);
+	return vdev;
+}
+
+/* When a device has woken up, and only then, its next user restores. */
+static void woken_up_is_restored_by_user(struct kunit *test)
+{
+	struct importer *imp = fake_importer(test, REVOKED);
+	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
+	u8 vconfig[PCI_STD_HEADER_SIZEOF] = { [PCI_COMMAND] = PCI_COMMAND_MEMORY };
+	struct vfio_pci_core_device *vdev = fake_vdev(test);
+
 	vdev->vconfig = vconfig;
-	kref_init(&buf->kref);
 	list_add(&buf->node, &vdev->dma_bufs);
 
 	vfio_pci_dma_buf_restore_woken(vdev);
@@ -384,7 +396,7 @@ static void dying_is_seen_with_lock_held(struct kunit *test)
 {
 	struct importer *imp = fake_importer(test, LIVE);
 	struct killer killer = { .buf = imp->dmabuf.priv };
-	unsigned long timeout = jiffies + 10 * HZ;
+	unsigned long timeout = jiffies + LONG_TIME;
 
 	INIT_WORK_ONSTACK(&killer.work, killer_work);
 	dma_resv_lock(imp->dmabuf.resv, NULL);
@@ -427,19 +439,231 @@ static const struct dma_fence_ops fence_ops = {
 
 static DEFINE_SPINLOCK(fence_lock);
 
-static struct dma_fence *add_fence(struct kunit *test,
-				   struct vfio_pci_dma_buf *buf)
+static struct dma_fence *new_fence(void)
 {
 	struct dma_fence *fence = kzalloc(sizeof(*fence),
 					  GFP_KERNEL | __GFP_NOFAIL);
 
 	dma_fence_init(fence, &fence_ops, &fence_lock,
 		       dma_fence_context_alloc(1), 1);
+	return fence;
+}
+
+static struct dma_fence *add_fence(struct kunit *test,
+				   struct vfio_pci_dma_buf *buf,
+				   struct dma_fence *fence)
+{
 	dma_resv_lock(&buf->resv, NULL);
 	KUNIT_EXPECT_EQ(test, 0, dma_resv_reserve_fences(&buf->resv, 1));
 	dma_resv_add_fence(&buf->resv, fence, DMA_RESV_USAGE_BOOKKEEP);
 	dma_resv_unlock(&buf->resv);
 	return fence;
+}
+
+#define NR_BUFS		3
+
+/* Has buffers mapped, and lets go of all of them when all importers were told. */
+struct late_importer {
+	struct kunit *test;
+	struct dma_buf_attachment attach[NR_BUFS];
+	unsigned int nr_bufs;
+	unsigned int nr_invalidated;
+	struct dma_fence *fence;
+	struct completion *all_told;
+	unsigned long signal_delay;
+	unsigned long unmap_delay;
+	struct work_struct let_go;
+};
+
+static void late_importer_invalidate(struct dma_buf_attachment *attach)
+{
+	struct late_importer *late = attach->importer_priv;
+
+	if (!late->nr_invalidated++)
+		schedule_work(&late->let_go);
+}
+
+static const struct dma_buf_attach_ops late_importer_ops = {
+	.invalidate_mappings = late_importer_invalidate,
+};
+
+static void late_importer_let_go(struct work_struct *work)
+{
+	struct late_importer *late = container_of(work, struct late_importer,
+						  let_go);
+	int i;
+
+	if (!wait_for_completion_timeout(late->all_told, LONG_TIME)) {
+		KUNIT_FAIL(late->test, "waited for before all others are told");
+		complete_all(late->all_told);
+	}
+	schedule_timeout_uninterruptible(late->signal_delay);
+	dma_fence_signal(late->fence);
+
+	schedule_timeout_uninterruptible(late->unmap_delay);
+	for (i = late->nr_bufs - 1; i >= 0; i--) {
+		struct dma_buf_attachment *attach = &late->attach[i];
+
+		dma_resv_lock(attach->dmabuf->resv, NULL);
+		vfio_pci_dma_buf_unmap(attach, attach->sgt, DMA_BIDIRECTIONAL);
+		dma_resv_unlock(attach->dmabuf->resv);
+	}
+}
+
+static void late_importer_init(struct late_importer *late, struct kunit *test,
+			       struct completion *all_told)
+{
+	late->test = test;
+	late->fence = new_fence();
+	late->all_told = all_told;
+	INIT_WORK(&late->let_go, late_importer_let_go);
+}
+
+/* Bus addresses are what is mapped, of which the unmap is the real one. */
+static void late_importer_map(struct late_importer *late,
+			      struct vfio_pci_dma_buf *buf)
+{
+	struct dma_buf_attachment *attach = &late->attach[late->nr_bufs++];
+
+	attach->sgt = kzalloc(sizeof(*attach->sgt), GFP_KERNEL | __GFP_NOFAIL);
+	KUNIT_ASSERT_EQ(late->test, 0,
+			sg_alloc_table(attach->sgt, 1, GFP_KERNEL));
+	sg_dma_mark_bus_address(attach->sgt->sgl);
+	buf->nr_mapped++;
+
+	attach->dmabuf = buf->dmabuf;
+	attach->importer_ops = &late_importer_ops;
+	attach->importer_priv = late;
+	list_add_tail(&attach->node, &buf->dmabuf->attachments);
+	add_fence(late->test, buf, late->fence);
+}
+
+/* Of the devices of one reset. Each buffer has an importer that is not mapped too. */
+struct revoke {
+	unsigned int nr_vdevs;
+	unsigned int nr_lates;
+	struct vfio_pci_core_device *vdevs[NR_BUFS];
+	struct vfio_pci_dma_buf *bufs[NR_BUFS];
+	struct importer *imps[NR_BUFS];
+	struct late_importer lates[NR_BUFS];
+	struct completion all_told;
+};
+
+/* Devices and importers that are fewer than the buffers have several, in turn. */
+struct revoke_case {
+	const char *name;
+	unsigned int nr_vdevs;
+	unsigned int nr_lates;
+	unsigned int last;		/* importer that lets go last */
+	unsigned long signal_delay;
+	unsigned long unmap_delay;
+};
+
+static const struct revoke_case revoke_cases[] = {
+	{ "fence of first is last", 1, 3, 0, SHORT_TIME, 0 },
+	{ "fence of last is last", 1, 3, 2, SHORT_TIME, 0 },
+	{ "unmap of first is last", 1, 3, 0, 0, SHORT_TIME },
+	{ "unmap of last is last", 1, 3, 2, 0, SHORT_TIME },
+	{ "importer of two buffers", 1, 2, 0, SHORT_TIME, SHORT_TIME },
+	{ "importer of one buffer, another has two", 1, 2, 1,
+	  SHORT_TIME, SHORT_TIME },
+	{ "two devices, first is last", 2, 3, 0, SHORT_TIME, SHORT_TIME },
+	{ "two devices, second is last", 2, 3, 1, SHORT_TIME, SHORT_TIME },
+	{ "two devices, one importer", 2, 1, 0, SHORT_TIME, SHORT_TIME },
+};
+
+KUNIT_ARRAY_PARAM_DESC(revoke, revoke_cases, name);
+
+static struct revoke *revoke_create(struct kunit *test,
+				    const struct revoke_case *c)
+{
+	struct revoke *revoke = kunit_kzalloc(test, sizeof(*revoke), GFP_KERNEL);
+	int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, revoke);
+	init_completion(&revoke->all_told);
+	revoke->nr_vdevs = c->nr_vdevs;
+	revoke->nr_lates = c->nr_lates;
+	for (i = 0; i < c->nr_vdevs; i++)
+		revoke->vdevs[i] = fake_vdev(test);
+	for (i = 0; i < c->nr_lates; i++)
+		late_importer_init(&revoke->lates[i], test, &revoke->all_told);
+	revoke->lates[c->last].signal_delay = c->signal_delay;
+	revoke->lates[c->last].unmap_delay = c->unmap_delay;
+
+	for (i = 0; i < NR_BUFS; i++) {
+		revoke->imps[i] = fake_importer(test, LIVE);
+		revoke->bufs[i] = revoke->imps[i]->dmabuf.priv;
+		list_add_tail(&revoke->bufs[i]->node,
+			      &revoke->vdevs[i % c->nr_vdevs]->dma_bufs);
+		late_importer_map(&revoke->lates[i % c->nr_lates],
+				  revoke->bufs[i]);
+	}
+	return revoke;
+}
+
+/* As a hot reset does it, and any other revoke of one device */
+static void revoke_begin(struct kunit *test, struct revoke *revoke)
+{
+	int i;
+
+	for (i = 0; i < revoke->nr_vdevs; i++)
+		KUNIT_EXPECT_TRUE(test,
+				  down_write_trylock(&revoke->vdevs[i]->memory_lock));
+	for (i = 0; i < revoke->nr_vdevs; i++)
+		vfio_pci_dma_buf_revoke_begin(revoke->vdevs[i]);
+}
+
+static void revoke_wait(struct revoke *revoke)
+{
+	int i;
+
+	for (i = 0; i < revoke->nr_vdevs; i++)
+		vfio_pci_dma_buf_revoke_wait(revoke->vdevs[i]);
+	for (i = 0; i < revoke->nr_vdevs; i++)
+		up_write(&revoke->vdevs[i]->memory_lock);
+}
+
+static void revoke_end(struct revoke *revoke)
+{
+	int i;
+
+	for (i = 0; i < revoke->nr_lates; i++) {
+		flush_work(&revoke->lates[i].let_go);
+		dma_fence_put(revoke->lates[i].fence);
+	}
+}
+
+/*
+ * All importers of all buffers are told before any of them is waited for, and none
+ * is left when the wait is over.
+ */
+static void all_are_told_before_the_wait(struct kunit *test)
+{
+	struct revoke *revoke = revoke_create(test, test->param_value);
+	int i;
+
+	revoke_begin(test, revoke);
+	for (i = 0; i < revoke->nr_lates; i++) {
+		KUNIT_EXPECT_EQ(test, revoke->lates[i].nr_invalidated,
+				revoke->lates[i].nr_bufs);
+		KUNIT_EXPECT_FALSE(test,
+				   dma_fence_is_signaled(revoke->lates[i].fence));
+	}
+	for (i = 0; i < NR_BUFS; i++) {
+		KUNIT_EXPECT_EQ(test, revoke->bufs[i]->state, REVOKED);
+		KUNIT_EXPECT_EQ(test, revoke->imps[i]->nr_invalidated, 1);
+		KUNIT_EXPECT_EQ(test, revoke->bufs[i]->nr_mapped, 1);
+	}
+
+	complete_all(&revoke->all_told);
+	revoke_wait(revoke);
+	for (i = 0; i < revoke->nr_lates; i++)
+		KUNIT_EXPECT_TRUE(test,
+				  dma_fence_is_signaled(revoke->lates[i].fence));
+	for (i = 0; i < NR_BUFS; i++)
+		KUNIT_EXPECT_EQ(test, revoke->bufs[i]->nr_mapped, 0);
+	revoke_end(revoke);
 }
 
 static void expect_enabled(struct kunit *test, struct dma_fence *fence,
@@ -461,10 +685,10 @@ static void revoke_waits_for_fences_of_its_time(struct kunit *test)
 	struct dma_fence *fences[3];
 	int i;
 
-	fences[0] = add_fence(test, buf);
-	fences[1] = add_fence(test, buf);
+	fences[0] = add_fence(test, buf, new_fence());
+	fences[1] = add_fence(test, buf, new_fence());
 	dma_buf_set_state(buf, REVOKED);
-	fences[2] = add_fence(test, buf);
+	fences[2] = add_fence(test, buf, new_fence());
 	dma_buf_set_state(buf, REVOKED);
 	KUNIT_EXPECT_EQ(test, buf->nr_fences, 2);
 	for (i = 0; i < ARRAY_SIZE(fences); i++)
@@ -488,7 +712,7 @@ static void signalled_fence_is_left_alone(struct kunit *test)
 {
 	struct importer *imp = fake_importer(test, LIVE);
 	struct vfio_pci_dma_buf *buf = imp->dmabuf.priv;
-	struct dma_fence *fence = add_fence(test, buf);
+	struct dma_fence *fence = add_fence(test, buf, new_fence());
 	struct dma_buf_drain drain;
 
 	dma_buf_set_state(buf, REVOKED);
@@ -542,6 +766,7 @@ static struct kunit_case dma_buf_cases[] = {
 	KUNIT_CASE(woken_up_is_restored_by_user),
 	KUNIT_CASE(state_is_told),
 	KUNIT_CASE(dying_is_seen_with_lock_held),
+	KUNIT_CASE_PARAM(all_are_told_before_the_wait, revoke_gen_params),
 	KUNIT_CASE(revoke_waits_for_fences_of_its_time),
 	KUNIT_CASE(signalled_fence_is_left_alone),
 	KUNIT_CASE(silence_grows),

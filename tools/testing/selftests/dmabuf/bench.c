@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What sharing a BAR and taking it back costs: one BAR cut into n dma-bufs, each
- * of them mapped into one IOAS. A kernel without the exporter has only the
- * columns in which there is nothing to take back.
+ * of them mapped into one IOAS, and a part of it as one dma-buf of many ranges. A
+ * kernel without the exporter has only the columns in which there is nothing to
+ * take back.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 
 #define ROUNDS		31
 #define MAX_BUFFERS	64
+#define MAX_RANGES	64
 #define BAR_IOVA	0x100000000ULL
 #define SLOW_MS		5
 #define MIB		0x100000ULL
@@ -30,6 +32,7 @@ enum column {
 	RESET,
 	RESET_CPU,
 	REVOKE_SLOW,
+	HOT_RESET,
 	COLUMNS,
 };
 
@@ -37,10 +40,12 @@ static struct {
 	int iommufd;
 	__u32 ioas;
 	struct vfio_dev owner;
+	struct vfio_dev pair[2];
 	struct edu edu;
 	int importer;
 	__u64 bar_size;
 	bool can_export;
+	bool has_pair;
 } bench;
 
 /* Nanoseconds of one round */
@@ -92,6 +97,20 @@ static void find_importer(char name[PCI_NAME_LEN])
 	bench.importer = importer_open(name);
 }
 
+/* Two functions that are reset together. Only the machine of the tests says where. */
+static void open_pair(void)
+{
+	static const char * const roles[] = { "VM_PAIR0", "VM_PAIR1" };
+	char name[PCI_NAME_LEN];
+	unsigned int i;
+
+	bench.has_pair = getenv(roles[0]) && getenv(roles[1]);
+	for (i = 0; bench.has_pair && i < ARRAY_SIZE(roles); i++) {
+		find_device(roles[i], pci_id_ivshmem, name);
+		MUST(vfio_dev_open(&bench.pair[i], name, bench.iommufd));
+	}
+}
+
 static void open_devices(void)
 {
 	struct vfio_region_info info;
@@ -111,6 +130,7 @@ static void open_devices(void)
 	find_device("VM_DMA", pci_id_edu, name);
 	MUST(edu_open(&bench.edu, name, bench.iommufd));
 	find_importer(name);
+	open_pair();
 	MUST(ioas_alloc(bench.iommufd, &bench.ioas));
 	MUST(vfio_dev_attach(&bench.edu.dev, bench.ioas));
 }
@@ -204,6 +224,17 @@ static void unmap_all(const int *fds, unsigned int count, __u64 size, unsigned i
 }
 
 /* What is unmapped has been taken away before, as the reference has it */
+static void measure_round(const struct command_register *command, const int *fds,
+			  unsigned int count, __u64 size, unsigned int round)
+{
+	map_all(fds, count, size, round);
+	samples[REVOKE_ALL][round] = write_command(command, false);
+	samples[RESTORE_ALL][round] = write_command(command, true);
+	write_command(command, false);
+	unmap_all(fds, count, size, round);
+	write_command(command, true);
+}
+
 static void measure_buffers(const struct command_register *command, unsigned int count)
 {
 	__u64 size = bench.bar_size / count;
@@ -212,12 +243,27 @@ static void measure_buffers(const struct command_register *command, unsigned int
 
 	for (round = 0; round < ROUNDS; round++) {
 		export_all(fds, count, size, round);
-		map_all(fds, count, size, round);
-		samples[REVOKE_ALL][round] = write_command(command, false);
-		samples[RESTORE_ALL][round] = write_command(command, true);
-		write_command(command, false);
-		unmap_all(fds, count, size, round);
-		write_command(command, true);
+		measure_round(command, fds, count, size, round);
+	}
+}
+
+/* One dma-buf of half of the BAR: of its first half, or of pieces from all over it */
+static void measure_ranges(const struct command_register *command, bool holes)
+{
+	const __u64 size = bench.bar_size / 2 / MAX_RANGES;
+	struct vfio_region_dma_range ranges[MAX_RANGES];
+	unsigned int round, i;
+	int fd;
+
+	for (i = 0; i < MAX_RANGES; i++) {
+		ranges[i].offset = i * size * (holes ? 2 : 1);
+		ranges[i].length = size;
+	}
+	for (round = 0; round < ROUNDS; round++) {
+		fd = vfio_dev_export(&bench.owner, PEER_BAR, O_RDWR | O_CLOEXEC, ranges,
+				     MAX_RANGES);
+		must(fd, "export of ranges");
+		measure_round(command, &fd, 1, MAX_RANGES * size, round);
 	}
 }
 
@@ -246,7 +292,27 @@ static void measure_reset(void)
 	}
 }
 
-/* One importer a buffer, each with a fence and an unmap that take their time */
+/* An importer with a fence and an unmap that take their time */
+static long import_slowly(int fd)
+{
+	long handle = import_slow(bench.importer, fd, GOOD, SLOW_MS, SLOW_MS);
+
+	must(handle, "import by the test importer");
+	MUST(map(bench.importer, handle, NULL));
+	return handle;
+}
+
+static void let_go(const long *handles, const int *fds, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		MUST(detach(bench.importer, handles[i]));
+		close(fds[i]);
+	}
+}
+
+/* One such importer a buffer */
 static void measure_slow(const struct command_register *command, unsigned int count)
 {
 	__u64 size = bench.bar_size / count;
@@ -256,17 +322,32 @@ static void measure_slow(const struct command_register *command, unsigned int co
 
 	for (round = 0; round < ROUNDS; round++) {
 		export_all(fds, count, size, round);
-		for (i = 0; i < count; i++) {
-			handles[i] = import_slow(bench.importer, fds[i], GOOD, SLOW_MS, SLOW_MS);
-			must(handles[i], "import by the test importer");
-			MUST(map(bench.importer, handles[i], NULL));
-		}
+		for (i = 0; i < count; i++)
+			handles[i] = import_slowly(fds[i]);
 		samples[REVOKE_SLOW][round] = write_command(command, false);
 		write_command(command, true);
+		let_go(handles, fds, count);
+	}
+}
+
+/* One such importer for each of the first @count functions */
+static void measure_hot_reset(unsigned int count)
+{
+	long handles[ARRAY_SIZE(bench.pair)];
+	int fds[ARRAY_SIZE(bench.pair)];
+	unsigned int round, i;
+	__u64 start;
+
+	for (round = 0; round < ROUNDS; round++) {
 		for (i = 0; i < count; i++) {
-			MUST(detach(bench.importer, handles[i]));
-			close(fds[i]);
+			fds[i] = vfio_dev_export_range(&bench.pair[i], PEER_BAR, 0, MIB);
+			must(fds[i], "export");
+			handles[i] = import_slowly(fds[i]);
 		}
+		start = now_ns();
+		MUST(vfio_dev_hot_reset(&bench.pair[0]));
+		samples[HOT_RESET][round] = now_ns() - start;
+		let_go(handles, fds, count);
 	}
 }
 
@@ -310,6 +391,12 @@ int main(void)
 	for (i = 0; bench.can_export && i < ARRAY_SIZE(counts); i++)
 		printf("%sRestore of all (decode on), %u dma-bufs: %.1f\n", i ? "" : "\n", counts[i],
 		       restore_us[i]);
+	for (i = 0; bench.can_export && i < 2; i++) {
+		measure_ranges(&command, i);
+		printf("One dma-buf of %u ranges %s: map %.1f, revoke %.1f, restore %.1f\n",
+		       MAX_RANGES, i ? "with holes" : "side by side", median_us(MAP),
+		       median_us(REVOKE_ALL), median_us(RESTORE_ALL));
+	}
 	measure_reset();
 	printf("\nVFIO_DEVICE_RESET with no dma-buf: %.1f, of which CPU time: %.1f\n",
 	       median_us(RESET), median_us(RESET_CPU));
@@ -317,6 +404,11 @@ int main(void)
 		measure_slow(&command, counts[i]);
 		printf("Revoke with %u importers that take %u ms each: %.1f\n", counts[i],
 		       SLOW_MS, median_us(REVOKE_SLOW));
+	}
+	for (i = 0; bench.importer >= 0 && bench.has_pair && i <= ARRAY_SIZE(bench.pair); i++) {
+		measure_hot_reset(i);
+		printf("Hot reset of 2 functions, %u with an importer that takes %u ms: %.1f\n", i,
+		       SLOW_MS, median_us(HOT_RESET));
 	}
 	if (!bench.can_export)
 		printf("This kernel does not export dma-bufs from vfio-pci.\n");

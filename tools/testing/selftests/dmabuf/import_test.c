@@ -16,6 +16,7 @@
 #define HOLE_AT		0x4000ULL
 #define HOLE_END	0x6000ULL
 #define PART		0x8000ULL
+#define MAX_RANGES	256
 
 FIXTURE(import)
 {
@@ -379,6 +380,65 @@ TEST_F_TIMEOUT(import, several_ranges, LAB_TIMEOUT)
 	test_dma_write(LAB_COPY_IOVA + SZ_4K);
 	expect_landed(0, 1);
 	test_err_map_at(EINVAL, self->lab.ioas, fd, 0, 5 * SZ_4K, LAB_COPY_IOVA + PART);
+}
+
+/*
+ * Of different sizes, and with holes of different sizes between most of them, so that
+ * one is aligned in another way than the next. Returns where in the BAR they end.
+ */
+static __u64 spread_ranges(struct vfio_region_dma_range *ranges, unsigned int nr)
+{
+	static const unsigned int pages[] = { 1, 3, 2, 16, 5 };
+	static const unsigned int hole_pages[] = { 1, 0, 2 };
+	__u64 offset = SZ_4K, end = offset;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		ranges[i].offset = offset;
+		ranges[i].length = pages[i % ARRAY_SIZE(pages)] * SZ_4K;
+		end = offset + ranges[i].length;
+		offset = end + hole_pages[i % ARRAY_SIZE(hole_pages)] * SZ_4K;
+	}
+	return end;
+}
+
+static void use_ranges(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
+		       const struct vfio_region_dma_range *ranges, unsigned int nr)
+{
+	const unsigned int middle = nr / 2, last = nr - 1;
+	int fd = test_fd(vfio_dev_export(&self->lab.peer, PEER_BAR, O_RDWR, ranges, nr));
+	__u64 iova = LAB_BAR_IOVA, size = 0;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		size += ranges[i].length;
+	test_map_at(self->lab.ioas, fd, 0, size, LAB_BAR_IOVA);
+	for (i = 0; i < nr; i++) {
+		if (i == 0 || i == middle || i == last) {
+			test_dma_write(iova);
+			expect_landed(ranges[i].offset, 1);
+		}
+		iova += ranges[i].length;
+	}
+	test_dma_write(iova - XFER);
+	expect_landed(ranges[last].offset + ranges[last].length - XFER, 1);
+	test_dma_write(iova);
+	expect_nothing_landed();
+	test_unmap(self->lab.ioas, LAB_BAR_IOVA, size);
+	close(fd);
+}
+
+/* As few and as many as there can be */
+TEST_F_TIMEOUT(import, numbers_of_ranges, LAB_TIMEOUT)
+{
+	static const unsigned int numbers[] = { 1, 2, MAX_RANGES - 1, MAX_RANGES };
+	struct vfio_region_dma_range ranges[MAX_RANGES];
+	unsigned int i;
+
+	if (spread_ranges(ranges, MAX_RANGES) > self->lab.bar_size)
+		SKIP(return, "the BAR is too small for %u ranges", MAX_RANGES);
+	for (i = 0; i < ARRAY_SIZE(numbers); i++)
+		use_ranges(_metadata, self, ranges, numbers[i]);
 }
 
 static int drop_capability(int cap)

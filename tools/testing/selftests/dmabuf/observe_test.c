@@ -6,6 +6,7 @@
 #include <linux/dma-buf.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #include "importer.h"
 #include "observe.h"
@@ -97,6 +98,8 @@ FIXTURE_SETUP(observe)
 FIXTURE_TEARDOWN(observe)
 {
 	trace(false);
+	spit(TRACING "events/dma_buf/filter", "0");
+	spit(TRACING "events/vfio_pci/filter", "0");
 	lab_close(_metadata, &self->lab);
 }
 
@@ -386,34 +389,80 @@ TEST_F_TIMEOUT(observe, killed_in_a_fault, LAB_TIMEOUT)
 	lab_clear_bar(&self->lab);
 }
 
-/* The buffers of another device have nothing to do with it */
-TEST_F_TIMEOUT(observe, others_go_on, LAB_TIMEOUT)
+/* Open another device, of another reset, share its memory, take it back, and close */
+static void use_other_device(struct __test_metadata *_metadata, FIXTURE_DATA(observe) *self)
 {
 	struct lab other = { .iommufd = self->lab.iommufd };
 	char name[PCI_NAME_LEN];
-	__u64 start;
-	pid_t pid;
 	int fd;
 
 	REQUIRE(!lab_find("VM_NVME", pci_id_nvme, name) && !lab_open_peer(&other, name),
 		"no other device with memory");
-	test_map(test_import(GOOD, 0, SLOW_MS));
-	start_decode_off(pid);
-	start = now_us();
+	lab_clear_bar(&other);
 	fd = test_fd(vfio_dev_export_range(&other.peer, PEER_BAR, 0, SZ_4K));
+	test_map_at(self->lab.ioas, fd, 0, SZ_4K, LAB_BAR_IOVA);
+	test_dma_write(LAB_BAR_IOVA);
+	EXPECT_TRUE(lab_holds(other.bar, 1));
+	lab_clear_bar(&other);
 	ASSERT_EQ(0, vfio_dev_decode(&other.peer, false));
 	ASSERT_EQ(0, vfio_dev_decode(&other.peer, true));
+	test_dma_write(LAB_BAR_IOVA);
+	EXPECT_TRUE(lab_holds(other.bar, 1));
+	lab_clear_bar(&other);
+	test_unmap(self->lab.ioas, LAB_BAR_IOVA, SZ_4K);
 	close(fd);
 	lab_close_peer(&other);
-	EXPECT_GT(PROMPT_MS, (now_us() - start) / 1000);
+}
+
+/* The buffers of another device have nothing to do with it */
+TEST_F_TIMEOUT(observe, others_go_on, LAB_TIMEOUT)
+{
+	int status = -1;
+	__u32 stuck;
+	pid_t pid;
+
+	lab_open_importer(_metadata, &self->lab);
+	test_load(1);
+	stuck = test_import(GOOD, 0, DMA_BUF_TEST_MAX_DELAY_MS);
+	test_map(stuck);
+	start_decode_off(pid);
+	use_other_device(_metadata, self);
+	EXPECT_FALSE(has_ended(pid, &status));
+	ASSERT_EQ(0, unmap(self->fd, stuck));
 	test_end(pid);
 	test_decode(true);
+}
+
+/* Nor has it to do with a close, which cannot but wait; the end of a process does that one */
+TEST_F_TIMEOUT(observe, others_go_on_beside_a_close, LAB_TIMEOUT)
+{
+	int status = -1;
+	__u32 stuck;
+	pid_t pid;
+
+	lab_open_importer(_metadata, &self->lab);
+	test_load(1);
+	stuck = test_import(GOOD, 0, DMA_BUF_TEST_MAX_DELAY_MS);
+	test_map(stuck);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		pause();
+		_exit(1);
+	}
+	lab_close_peer(&self->lab);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_TRUE(wait_until(is_in_state(self->dmabuf, "dead"), BOUND_MS));
+	use_other_device(_metadata, self);
+	EXPECT_FALSE(has_ended(pid, &status));
+	ASSERT_EQ(0, unmap(self->fd, stuck));
+	ASSERT_TRUE(wait_until(has_ended(pid, &status), BOUND_MS));
 }
 
 TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 {
 	__u64 iova = LAB_BAR_IOVA;
-	char drained[64];
+	char drained[96];
 	__u32 ioas;
 	int fd;
 
@@ -438,7 +487,8 @@ TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 	expect_line(self->text, "dma_buf_attach:", self->importer,
 		    "dynamic=1 peer2peer=1 revocable=1 ret=0");
 	expect_line(self->text, "dma_buf_pin:", self->importer, DMA_BUF_TEST_DRIVER, "ret=0");
-	expect_line(self->text, "dma_buf_map:", self->importer, DMA_BUF_TEST_DRIVER, "ret=0");
+	expect_line(self->text, "dma_buf_map:", "size=", self->importer, DMA_BUF_TEST_DRIVER,
+		    "ret=0");
 	expect_line(self->text, "dma_buf_invalidate:", self->importer, "pinned=1 mapped=1");
 	expect_line(self->text, "dma_buf_invalidated:", self->importer, "pinned=1 mapped=1 ns=");
 	expect_line(self->text, "dma_buf_unmap:", self->importer, "pinned=1 mapped=0");
@@ -447,19 +497,71 @@ TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 	expect_line(self->text, "vfio_pci_dma_buf_export:", self->lab.peer.name,
 		    "bar=2 size=4096 nr_ranges=1");
 	expect_line(self->text, "vfio_pci_dma_buf_state:", self->lab.peer.name,
-		    "state=revoked mapped=1");
+		    "size=", "state=revoked mapped=1");
 	expect_line(self->text, "vfio_pci_dma_buf_fence_wait:", self->lab.peer.name, "context=");
-	expect_line(self->text, "vfio_pci_dma_buf_unmap_wait:", self->lab.peer.name, "ns=");
+	expect_line(self->text, "vfio_pci_dma_buf_unmap_wait:", self->lab.peer.name,
+		    "mapped=1 ns=");
 	expect_line(self->text, "iommufd_dmabuf_revoked:",
 		    "start=0x1000 length=0x1000 unmapped=0x0 ns=");
 	expect_line(self->text, "iommufd_dmabuf_restored:",
 		    "start=0x1000 length=0x1000 ret=0 ns=");
-	snprintf(drained, sizeof(drained), "dev=%s nr_buffers=2 ns=", self->lab.peer.name);
+	snprintf(drained, sizeof(drained), "dev=%s nr_buffers=2 size=%zu ns=",
+		 self->lab.peer.name, self->lab.bar_size + SZ_4K);
 	expect_line(self->text, "vfio_pci_dma_bufs_drained:", drained);
 	expect_order(self->text, "state=live", "dma_buf_invalidate:", "dma_buf_invalidated:",
 		     "state=revoked", "vfio_pci_dma_buf_fence_wait:",
 		     "vfio_pci_dma_buf_unmap_wait:", "vfio_pci_dma_bufs_drained:",
 		     "iommufd_dmabuf_restored:", "state=live", "state=dead");
+}
+
+/* How often the text has the word */
+static unsigned int count(const char *text, const char *word)
+{
+	unsigned int n = 0;
+
+	while ((text = strstr(text, word))) {
+		text += strlen(word);
+		n++;
+	}
+	return n;
+}
+
+/* Of an event that has a filter is seen what the filter lets pass, and nothing else */
+TEST_F_TIMEOUT(observe, traced_by_field, LAB_TIMEOUT)
+{
+	char filter[128], state[128];
+	struct stat second;
+	int fd;
+
+	fd = test_export(0, SZ_4K);
+	ASSERT_EQ(0, fstat(fd, &second));
+	REQUIRE(trace(true), "no tracepoints");
+	snprintf(filter, sizeof(filter), "ino == %llu", (unsigned long long)second.st_ino);
+	ASSERT_TRUE(spit(TRACING "events/vfio_pci/vfio_pci_dma_buf_state/filter", filter));
+	snprintf(filter, sizeof(filter), "dev == \"%s\" && nr_buffers == 1 && ns > 0",
+		 self->lab.peer.name);
+	ASSERT_TRUE(spit(TRACING "events/vfio_pci/vfio_pci_dma_bufs_drained/filter", filter));
+	ASSERT_TRUE(spit(TRACING "events/dma_buf/dma_buf_attach/filter", "ret < 0"));
+
+	test_import(GOOD, 0, 0);
+	EXPECT_EQ(-EOPNOTSUPP, import(self->fd, self->dmabuf, DMA_BUF_TEST_NO_P2P));
+	test_decode(false);
+	test_decode(true);
+	close(fd);
+	test_decode(false);
+	test_decode(true);
+	ASSERT_TRUE(trace(false));
+	test_slurp(TRACING "trace");
+
+	/* One buffer of two, the one revoke of two that was of one buffer, and the refusal */
+	snprintf(state, sizeof(state), "vfio_pci_dma_buf_state: dev=%s ino=%llu ",
+		 self->lab.peer.name, (unsigned long long)second.st_ino);
+	EXPECT_EQ(2, count(self->text, state));
+	EXPECT_EQ(2, count(self->text, "vfio_pci_dma_buf_state:"));
+	expect_line(self->text, "vfio_pci_dma_bufs_drained:", "nr_buffers=1");
+	EXPECT_EQ(1, count(self->text, "vfio_pci_dma_bufs_drained:"));
+	expect_line(self->text, "dma_buf_attach:", "ret=-95");
+	EXPECT_EQ(1, count(self->text, "dma_buf_attach:"));
 }
 
 TEST_HARNESS_MAIN

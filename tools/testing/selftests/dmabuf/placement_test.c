@@ -207,6 +207,52 @@ TEST_F_TIMEOUT(pair, functions_drain_together, LAB_TIMEOUT)
 	EXPECT_EQ(0, ended);
 }
 
+/* A function that waits for an importer which is stuck holds up no other one */
+TEST_F_TIMEOUT(pair, stuck_alone, LAB_TIMEOUT)
+{
+	int fd, second, ended = -1;
+	__u8 pattern[XFER];
+	__u32 stuck, other;
+	pid_t pid;
+
+	fd = importer_open_second();
+	REQUIRE(fd >= 0, "no test importer");
+	stuck = test_fd(import_slow(fd, test_export(0, SZ_4K), GOOD, 0,
+				    DMA_BUF_TEST_MAX_DELAY_MS));
+	if (map(fd, stuck, NULL) == -EOPNOTSUPP && !host_bridge_is_trusted())
+		SKIP(return, "P2PDMA does not trust the host bridge");
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(vfio_dev_decode(&self->lab.peer, false) ? 1 : 0);
+	ASSERT_TRUE(wait_until(status(fd, stuck) & DMA_BUF_TEST_INVALIDATED, BOUND_MS));
+
+	/* Both importers reach the other one, before it is revoked and after that */
+	second = test_fd(vfio_dev_export_range(&self->other.peer, PEER_BAR, 0, 2 * SZ_4K));
+	test_map_at(self->lab.ioas, second, 0, 2 * SZ_4K, LAB_BAR_IOVA);
+	other = test_fd(import(fd, second, GOOD));
+	ASSERT_EQ(0, map(fd, other, NULL));
+	ASSERT_EQ(0, vfio_dev_decode(&self->other.peer, false));
+	EXPECT_FALSE(status(fd, other) & DMA_BUF_TEST_MAPPED);
+	ASSERT_EQ(0, vfio_dev_decode(&self->other.peer, true));
+	test_unmap(self->lab.ioas, LAB_BAR_IOVA, 2 * SZ_4K);
+	test_map_at(self->lab.ioas, second, 0, 2 * SZ_4K, LAB_BAR_IOVA);
+	test_dma_write(LAB_BAR_IOVA);
+	EXPECT_TRUE(lab_holds(self->other.bar, 1));
+	pattern_fill(pattern, 2);
+	ASSERT_EQ(0, map(fd, other, NULL));
+	ASSERT_EQ(0, dma(fd, other, DMA_BUF_TEST_DMA_WRITE, SZ_4K, pattern));
+	EXPECT_TRUE(lab_holds(self->other.bar + SZ_4K, 2));
+	lab_clear_bar(&self->other);
+
+	EXPECT_EQ(0, waitpid(pid, &ended, WNOHANG));
+	EXPECT_TRUE(status(fd, stuck) & DMA_BUF_TEST_MAPPED);
+	ASSERT_EQ(0, unmap(fd, stuck));
+	ASSERT_EQ(pid, waitpid(pid, &ended, 0));
+	EXPECT_EQ(0, ended);
+	ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, true));
+}
+
 /* Less than all functions of a bus reset: nobody is told to let go */
 TEST_F_TIMEOUT(pair, reset_refused_changes_nothing, LAB_TIMEOUT)
 {

@@ -13,6 +13,9 @@
  * looked at when it is back, and once more after a DMA at that time.
  */
 #include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -434,6 +437,34 @@ TEST_F_TIMEOUT(revoke, every_buffer, LAB_TIMEOUT)
 	test_unmap(self->lab.ioas, LAB_COPY_IOVA, SZ_4K);
 }
 
+/* All the ranges of a buffer, between which there are holes */
+TEST_F_TIMEOUT(revoke, every_range, LAB_TIMEOUT)
+{
+	const struct vfio_region_dma_range ranges[] = {
+		{ .offset = 4 * SZ_4K, .length = 2 * SZ_4K },
+		{ .offset = 0, .length = SZ_4K },
+		{ .offset = 7 * SZ_4K, .length = SZ_4K },
+	};
+	const __u64 iovas[] = { LAB_BAR_IOVA, LAB_BAR_IOVA + 2 * SZ_4K, LAB_BAR_IOVA + 3 * SZ_4K };
+	int i, fd = test_fd(vfio_dev_export(&self->lab.peer, PEER_BAR, O_RDWR, ranges,
+					    ARRAY_SIZE(ranges)));
+
+	test_map_at(self->lab.ioas, fd, 0, 4 * SZ_4K, LAB_BAR_IOVA);
+	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+		test_dma_write(iovas[i]);
+		expect_landed(ranges[i].offset, 1);
+	}
+
+	test_fire();
+	for (i = 0; i < ARRAY_SIZE(ranges); i++)
+		test_dma_while_revoked(iovas[i]);
+	test_undo();
+	expect_nothing_landed();
+	for (i = 0; i < ARRAY_SIZE(ranges); i++)
+		test_dma_after_undo(iovas[i], ranges[i].offset);
+	test_unmap(self->lab.ioas, LAB_BAR_IOVA, 4 * SZ_4K);
+}
+
 /* Revoked in an IOAS that has no device yet */
 TEST_F_TIMEOUT(revoke, without_a_domain, LAB_TIMEOUT)
 {
@@ -646,7 +677,6 @@ TEST_F_TIMEOUT(decode, written_by_bytes, LAB_TIMEOUT)
 	test_map_and_use(self->dmabuf);
 }
 
-/* The end of a reset gives nothing back that was off before */
 /* Not by waking up, which an unbind waits for, but by who uses the device then */
 TEST_F_TIMEOUT(decode, mapped_again_by_user_only, LAB_TIMEOUT)
 {
@@ -664,6 +694,7 @@ TEST_F_TIMEOUT(decode, mapped_again_by_user_only, LAB_TIMEOUT)
 	expect_landed(0, 1);
 }
 
+/* The end of a reset gives nothing back that was off before */
 TEST_F_TIMEOUT(decode, off_during_reset, LAB_TIMEOUT)
 {
 	test_map_and_use(self->dmabuf);
@@ -940,6 +971,62 @@ TEST_F_TIMEOUT(big, restore_under_way_is_not_waited_for, LAB_TIMEOUT)
 	expect_line(text, "iommufd_dmabuf_restored:", "ret=-125");
 	for (i = 0; i < NR_AREAS; i++)
 		test_unmap(self->lab.ioas, iova + i * distance, self->lab.bar_size);
+}
+
+#define CGROUPS		"/sys/fs/cgroup/"
+
+static bool make_memory_cgroup(const char *path)
+{
+	return (!mount("cgroup2", CGROUPS, "cgroup2", 0, NULL) || errno == EBUSY) &&
+	       spit(CGROUPS "cgroup.subtree_control", "+memory") && !mkdir(path, 0755);
+}
+
+/* Pages that IOMMU tables are made of and a memory cgroup is charged for, give or take */
+static long charged_pages(const char *cgroup)
+{
+	static const char name[] = "\nsec_pagetables ";
+	char path[128], text[8192], *line;
+
+	snprintf(path, sizeof(path), "%s/memory.stat", cgroup);
+	line = slurp(path, text, sizeof(text)) ? strstr(text, name) : NULL;
+	return line ? strtol(line + strlen(name), NULL, 10) / SZ_4K : -1;
+}
+
+/* It is the owner who switches memory on, but not to his account that others map it */
+TEST_F_TIMEOUT(big, restore_is_charged_to_importer, LAB_TIMEOUT)
+{
+	static const char importer[] = CGROUPS "importer";
+	__u64 iova = LAB_BIG_IOVA + SZ_4K;
+	long before, most;
+	int status;
+	pid_t pid;
+
+	if (!make_memory_cgroup(importer))
+		SKIP(return, "no memory cgroups");
+	before = iommu_pages();
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (!spit(CGROUPS "importer/cgroup.procs", "0"))
+			_exit(EIO);
+		_exit(-ioas_map_file(self->lab.iommufd, self->lab.ioas, IOAS_RW | IOAS_FIXED,
+				     self->dmabuf, 0, self->lab.bar_size, &iova));
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	most = iommu_pages() - before;
+	if (most) {
+		ASSERT_LT(2 * SOME_PAGES, most);
+		EXPECT_LT(most - SOME_PAGES, charged_pages(importer));
+		test_decode(false);
+		EXPECT_GT(SOME_PAGES, charged_pages(importer));
+		test_decode(true);
+		EXPECT_LT(most - SOME_PAGES, charged_pages(importer));
+	}
+	test_unmap(self->lab.ioas, iova, self->lab.bar_size);
+	EXPECT_EQ(0, rmdir(importer));
+	if (!most)
+		SKIP(return, "an IOMMU without tables has none to be charged for");
 }
 
 /* Of the machine in vm/topology.mk; unplugging takes seconds, so all is in few tests */

@@ -24,12 +24,10 @@
 
 #include "importer.h"
 
-#define ROUNDS		2000
-/* On a slow machine there are fewer, unless their number is told: what fits in */
-#define TIME_US		(240 * 1000 * 1000ULL)
-/* and these at least, which have all triggers that matter */
-#define MIN_ROUNDS	100
+#define ROUNDS		2000	/* all of them: on a slow machine it takes longer */
 #define SLOW_ROUNDS	13	/* one of so many has an importer that is slow to let go */
+#define STUCK_ROUNDS	29	/* one of so many has one that is stuck until it is rescued */
+#define RESCUE_US	200000	/* at most, until then */
 #define UNMAP_MS	20
 #define FENCE_MS	60	/* enough to be seen pending after a revoke that did not wait */
 #define LANDING_ROUNDS	61	/* one of so many sees a transfer land */
@@ -52,10 +50,12 @@
 /* Room for the BAR, for each worker in each IOAS */
 #define WORKER_IOVA(id)	(0x100000000ULL * ((id) + 1))
 #define NR_IOAS		2
-#define NR_WATCHES	3
+#define NR_WATCHES	4
+#define STUCK_WATCH	3
 
 enum claim {
 	TAKEN,
+	WAITED,
 	STOPPED,
 	RACED,
 	BACK,
@@ -69,6 +69,7 @@ enum claim {
 
 static const char * const claims[NR_CLAIMS] = {
 	[TAKEN] = "after a revoke no importer has anything mapped",
+	[WAITED] = "a revoke does not end before an importer that is stuck has let go",
 	[STOPPED] = "no DMA lands while the BAR is away",
 	[RACED] = "what is made during a revoke is not usable while the BAR is away",
 	[BACK] = "between revokes everything can be mapped, and DMA lands",
@@ -106,6 +107,9 @@ enum transfer {
  * @calm: the peer is not reset but by who holds it
  * @stop: for workers
  * @watches: imports of @dmabuf which only the owner maps
+ * @stuck: how often the owner has mapped the one of them that is stuck when told
+ * @rescuer_go: starts the rescuer
+ * @rescued: how often it has begun to unmap that one
  * @transfer: what is known of the last one
  * @transfer_offset: where in the BAR it would land
  * @guard: GUARD_IOVA is mapped, but while the BAR is away
@@ -125,6 +129,9 @@ struct storm {
 	pthread_mutex_t calm;
 	atomic_bool stop;
 	long watches[NR_WATCHES];
+	unsigned long stuck;
+	sem_t rescuer_go;
+	atomic_ulong rescued;
 	enum transfer transfer;
 	__u64 transfer_offset;
 	bool guard;
@@ -388,7 +395,9 @@ static void run_child(struct worker *worker, int dmabuf, int ready)
 
 		ioas_map_file(iommufd, ioas, IOAS_RW | IOAS_FIXED, 1000, 0, storm->lab.bar_size,
 			      &iova);
-		handle = import_slow(node, 1000, any(&seed, 2) ? DMA_BUF_TEST_PIN : GOOD, 0, 1);
+		/* Stuck, until it detaches or is killed */
+		handle = import_slow(node, 1000, any(&seed, 2) ? DMA_BUF_TEST_PIN : GOOD, 0,
+				     any(&seed, 4) ? 1 : DMA_BUF_TEST_MAX_DELAY_MS);
 		if (handle >= 0)
 			map(node, handle, NULL);
 		pause_us(any(&seed, HOLD_US));
@@ -479,6 +488,30 @@ static void *run_racer(void *arg)
 	}
 }
 
+/*
+ * The rescuer, without whom an importer that is stuck would stay so for longer than a
+ * revoke may take. It is told when there is one, which is not detached before the revoke
+ * is over.
+ */
+static void *run_rescuer(void *arg)
+{
+	struct storm *storm = arg;
+	unsigned int seed = 98;
+	long handle;
+
+	for (;;) {
+		sem_wait(&storm->rescuer_go);
+		if (atomic_load(&storm->stop))
+			return NULL;
+		handle = storm->watches[STUCK_WATCH];
+		expect(WAITED, wait_until(status(storm->importer, handle) &
+					  DMA_BUF_TEST_INVALIDATED, PROMPT_US / 1000));
+		pause_us(any(&seed, RESCUE_US));
+		atomic_fetch_add(&storm->rescued, 1);
+		expect_ok(WAITED, unmap(storm->importer, handle));
+	}
+}
+
 static bool is_mapped(struct storm *storm, long handle)
 {
 	return status(storm->importer, handle) & DMA_BUF_TEST_MAPPED;
@@ -511,6 +544,7 @@ static int import_watches(struct storm *storm)
 		{ GOOD, 0, 0 },
 		{ DMA_BUF_TEST_PIN, FENCE_MS, 0 },
 		{ GOOD, 0, UNMAP_MS },
+		[STUCK_WATCH] = { GOOD, 0, DMA_BUF_TEST_MAX_DELAY_MS },
 	};
 	unsigned int i;
 
@@ -729,10 +763,18 @@ static void check_iommufd_maps(struct storm *storm)
 						   GUARD_OFFSET, SZ_4K, GUARD_IOVA));
 }
 
+static void map_stuck(struct storm *storm)
+{
+	if (expect_ok(BACK, map(storm->importer, storm->watches[STUCK_WATCH], NULL)))
+		return;
+	storm->stuck++;
+	sem_post(&storm->rescuer_go);
+}
+
 static void check_back(struct storm *storm, unsigned int round)
 {
 	/* One of the slow ones: with both, a wait for one would do for the other */
-	unsigned int slow = 1 + round / SLOW_ROUNDS % (NR_WATCHES - 1);
+	unsigned int slow = 1 + round / SLOW_ROUNDS % (STUCK_WATCH - 1);
 
 	end_transfer(storm, STOPPED);
 	if (storm->transfer == TRANSFER_NONE && storm->guard && round % LANDING_ROUNDS == 1)
@@ -741,6 +783,8 @@ static void check_back(struct storm *storm, unsigned int round)
 	expect_ok(BACK, map(storm->importer, storm->watches[0], NULL));
 	if (round % SLOW_ROUNDS == 0)
 		expect_ok(BACK, map(storm->importer, storm->watches[slow], NULL));
+	if (round % STUCK_ROUNDS == 0)
+		map_stuck(storm);
 	if (storm->transfer == TRANSFER_NONE && round % LANDING_ROUNDS == 0)
 		check_landing(storm, BACK);
 	if (round % TRANSFER_ROUNDS == 1)
@@ -800,6 +844,7 @@ static void fire(struct storm *storm, struct trigger *trigger, unsigned int roun
 		sem_post(&storm->racer_go);
 	}
 	expect_ok(TAKEN, trigger->fire(storm));
+	expect(WAITED, atomic_load(&storm->rescued) == storm->stuck);
 	expect(PROMPT, now_us() - start < PROMPT_US);
 	check_taken(storm, trigger->undo);
 	if (racing) {
@@ -837,9 +882,7 @@ static void play_rounds(struct storm *storm, unsigned int rounds)
 	__u64 start = now_us();
 	unsigned int round;
 
-	for (round = 1; round <= (rounds ?: ROUNDS); round++) {
-		if (!rounds && round > MIN_ROUNDS && now_us() - start > TIME_US)
-			break;
+	for (round = 1; round <= rounds; round++) {
 		play_round(storm, round);
 		if (round % 500 == 0)
 			ksft_print_msg("%u rounds, %llu s\n", round,
@@ -944,10 +987,11 @@ static void open_storm(struct storm *storm)
 
 static void let_loose(struct storm *storm, unsigned int rounds)
 {
-	pthread_t racer;
+	pthread_t racer, rescuer;
 	unsigned int i;
 
 	MUST(-pthread_create(&racer, NULL, run_racer, storm));
+	MUST(-pthread_create(&rescuer, NULL, run_rescuer, storm));
 	for (i = 0; i < ARRAY_SIZE(workers); i++)
 		MUST(-pthread_create(&workers[i].thread, NULL, run_worker, &workers[i]));
 
@@ -955,7 +999,9 @@ static void let_loose(struct storm *storm, unsigned int rounds)
 
 	atomic_store(&storm->stop, true);
 	sem_post(&storm->racer_go);
+	sem_post(&storm->rescuer_go);
 	pthread_join(racer, NULL);
+	pthread_join(rescuer, NULL);
 	for (i = 0; i < ARRAY_SIZE(workers); i++) {
 		pthread_join(workers[i].thread, NULL);
 		ksft_print_msg("%s: %lu times\n", workers[i].name, workers[i].times);
@@ -1015,8 +1061,9 @@ int main(int argc, char **argv)
 	ksft_set_plan(NR_CLAIMS);
 	sem_init(&storm.racer_go, 0, 0);
 	sem_init(&storm.racer_done, 0, 0);
+	sem_init(&storm.rescuer_go, 0, 0);
 	open_storm(&storm);
-	let_loose(&storm, rounds ? atoi(rounds) : 0);
+	let_loose(&storm, rounds ? atoi(rounds) : ROUNDS);
 	close_storm(&storm);
 	report();
 	ksft_finished();

@@ -8,9 +8,10 @@
  *	ttyS2	requests to the host, see hostctl.h
  *	ttyS3	output of the programs that are run
  *
- * The verdict is "plan N", N times "test ...", one "leak ..." line per check
- * and, last of all, "end". Whoever reads it takes everything that is missing
- * for a failure, so nothing here has to succeed at reporting that it failed.
+ * The verdict is "plan N", N times "test ...", one "leak ..." line per check,
+ * before it "module ..." if one stays, and, last of all, "end". Whoever reads it
+ * takes everything that is missing for a failure, so nothing here has to succeed
+ * at reporting that it failed.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -27,6 +28,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -62,6 +64,7 @@ struct counts {
 static char cmdline[4096];
 static struct test tests[MAX_TESTS];
 static int nr_tests;
+static int nr_modules;
 static bool fail_fast;
 static int verdict_fd = -1;
 static int out_fd = -1;
@@ -605,6 +608,85 @@ static int leaked_memory(bool want)
 	return leaks;
 }
 
+static int is_visible(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.';
+}
+
+static bool load_module(const char *file)
+{
+	char path[300];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "/lib/modules/%s", file);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ret = syscall(SYS_finit_module, fd, "", 0);
+	close(fd);
+	return !ret || errno == EEXIST;
+}
+
+/*
+ * One that needs another which comes later has to wait for the next round. False if
+ * there is one that does not load. What is built in is no module.
+ */
+static bool load_modules(void)
+{
+	struct dirent **list;
+	int n, before;
+
+	n = scandir("/lib/modules", &list, is_visible, alphasort);
+	nr_modules = 0;
+	do {
+		before = nr_modules;
+		nr_modules = 0;
+		for (int i = 0; i < n; i++)
+			nr_modules += load_module(list[i]->d_name);
+	} while (nr_modules > before);
+	return n < 0 || nr_modules == n;
+}
+
+/* No other needs the latest, which is in the first line. Who holds it may be about to go. */
+static bool unload_latest_module(void)
+{
+	char name[56];
+	int refs = 0;
+
+	for (int i = 0; i < 20; i++) {
+		FILE *f = fopen("/proc/modules", "re");
+
+		if (!f || fscanf(f, "%55s %*u %d", name, &refs) != 2)
+			bail_out("no module in /proc/modules");
+		fclose(f);
+		if (!syscall(SYS_delete_module, name, O_NONBLOCK))
+			return true;
+		usleep(100000);
+	}
+	verdict("module %s is used by %d\n", name, refs);
+	return false;
+}
+
+static bool unload_modules(int nr)
+{
+	while (nr--)
+		if (!unload_latest_module())
+			return false;
+	return true;
+}
+
+/*
+ * The latest goes and comes back, then it and the one before it, and so on: what they
+ * leave behind in those that stay is in the way then. In the end all of them are gone.
+ */
+static bool modules_go(void)
+{
+	for (int nr = 1; nr <= nr_modules; nr++)
+		if (!unload_modules(nr) || !load_modules())
+			return false;
+	return unload_modules(nr_modules);
+}
+
 static bool run_test(const struct test *t, unsigned long taint)
 {
 	struct counts c = { 0 };
@@ -674,6 +756,7 @@ static void run_tests(void)
 		good += run_test(&tests[i], taint);
 
 	verdict("leak dmabufs %d\n", leaked_dmabufs());
+	verdict("leak modules %d\n", !modules_go());
 	verdict("leak kmemleak %d\n", leaked_memory(want));
 	verdict("leak taint %lu\n", new_taint(taint));
 	/* With CHECK=gcov: what has been executed */
@@ -736,6 +819,8 @@ int main(void)
 	if (get_param("vmtest.host", text, sizeof(text)) && !strcmp(text, "yes"))
 		setenv("VM_HOST", "/dev/ttyS2", 1);
 	write_file("/proc/sys/vm/nr_hugepages", "80");
+	if (!load_modules())
+		bail_out("modules do not load");
 	find_roles();
 
 	get_param("vmtest.mode", mode, sizeof(mode));

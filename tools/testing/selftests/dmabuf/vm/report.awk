@@ -4,7 +4,7 @@
 # report.awk -v qemu=STATUS [-v functions=FILE] verdict.log console.log
 #
 # Pass (0) needs every proof: the plan, as many results as it promises, none of
-# them bad, one at least that passed, all three leak checks, the final line, a
+# them bad, one at least that passed, all four leak checks, the final line, a
 # clean console and a QEMU that ended by itself. Anything else is 1.
 #
 # With a list of functions the kernel has KCSAN, which must have shown that it works.
@@ -55,6 +55,8 @@ FILENAME == ARGV[1] {
 		checks++
 		if ($3 != "0")
 			bad("after all tests: " $2 " " $3)
+	} else if ($1 == "module") {
+		bad("after all tests: " $0)
 	} else if ($1 == "end") {
 		end = 1
 	} else {
@@ -103,8 +105,8 @@ END {
 		bad("results of " results + 0 " of " plan " programs")
 	if (!end)
 		bad("no final line")
-	if (checks != 3)
-		bad(checks + 0 " of 3 leak checks")
+	if (checks != 4)
+		bad(checks + 0 " of 4 leak checks")
 	if (!passed)
 		bad("nothing passed")
 	if (!lines)
