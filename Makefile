@@ -46,9 +46,9 @@ stress: deps compose ## revoke 100000 times with everything else going on; or RO
 	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test DEBUG=yes \
 		ROUNDS=$(or $(ROUNDS),100000) TIMEOUT=$(or $(TIMEOUT),14400)
 
-check-iommus: deps compose ## run tests behind virtio-iommu and, on arm64, SMMUv3
+check-iommus: deps compose ## run the tests behind virtio-iommu and, on arm64, SMMUv3
 	@lab/install-deps arm64
-	@lab/check virtio smmuv3
+	@lab/check virtio-all smmuv3
 
 coverage: deps compose ## show which lines and branches of the series the tests execute
 	@lab/install-deps coverage
