@@ -19,19 +19,14 @@
  * iopt_dmabuf_invalidate() is the transition, in both directions. It is called by
  * the exporter with the reservation lock held. When it returns no domain maps memory
  * that has gone, and the IOTLBs are flushed, so there is no fence; memory that is
- * back is mapped again. It does not take io_pagetable::domains_rwsem and iova_rwsem:
- * they may be held while waiting for userspace to fault pages in, which a revoke must
- * not. This is what the pairs are kept for, and it puts the mutex in a class of its
- * own:
+ * back is mapped again. It takes no lock but the mutex:
+ * io_pagetable::domains_rwsem and iova_rwsem may be held while waiting for
+ * userspace to fault pages in, which a revoke must not. This is what the pairs are
+ * kept for, and it puts this mutex in a class of its own:
  *
- *	reservation lock -> iommufd_ctx::attach_rwsem -> iopt_pages::mutex (of dma-bufs)
- *	iommufd_group::lock -> iommufd_ctx::attach_rwsem -> locks of IOMMU drivers
+ *	reservation lock -> iopt_pages::mutex (of dma-bufs)
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of dma-bufs)
  *	domains_rwsem -> iova_rwsem -> iopt_pages::mutex (of others) -> mmap_lock
- *
- * A device that is being attached can use what is mapped before the driver of its IOMMU
- * has noted whom to flush, and one that is being detached after that has forgotten it.
- * attach_rwsem lets a revoke wait for the end of either.
  *
  * Under the mutex, to map can take long as well: the tables are charged to the cgroup
  * of the importer, which at its limit has to make room for each batch of them. So
@@ -68,19 +63,17 @@ static struct lock_class_key dmabuf_pages_mutex_class;
 
 /**
  * struct iopt_dmabuf - what iopt_pages of a dma-buf have besides
- * @ictx: the context of all areas of the pages
  * @attach: our attachment, pinned
  * @exporter: the exporter of the dma-buf
  * @ranges: physical ranges of the whole dma-buf, owned by the exporter
  * @start: offset in the dma-buf of the first page, in bytes
  * @revoked: nothing is to be mapped; written under the reservation lock
- * @restore_failed: some domain has not been mapped again, or none for want of
- *	memory; protected by the reservation lock
+ * @restore_failed: at the latest restore some domain has not been mapped, or none
+ *	for want of memory; protected by the reservation lock
  * @memcg: whom to charge, whoever it is that brings the memory back
  * @maps: iopt_dmabuf_map::node; protected by iopt_pages::mutex
  */
 struct iopt_dmabuf {
-	struct iommufd_ctx *ictx;
 	struct dma_buf_attachment *attach;
 	struct iommufd_dma_buf_exporter *exporter;
 	const struct range *ranges;
@@ -519,7 +512,6 @@ static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 	dma_resv_assert_held(attach->dmabuf->resv);
 
 	WRITE_ONCE(db->revoked, true);
-	down_read(&db->ictx->attach_rwsem);
 	mutex_lock(&pages->mutex);
 	dmabuf_revoke_traced(pages, attach->dmabuf);
 	if (db->exporter->is_live(attach->dmabuf)) {
@@ -529,7 +521,6 @@ static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 	}
 	db->restore_failed = rc && rc != -ECANCELED;
 	mutex_unlock(&pages->mutex);
-	up_read(&db->ictx->attach_rwsem);
 }
 
 static const char *iopt_dmabuf_state(struct dma_buf_attachment *attach)
@@ -572,8 +563,7 @@ static int dmabuf_attach_and_pin(struct iopt_pages *pages,
 	return rc;
 }
 
-static struct iopt_pages *dmabuf_alloc_pages(struct iommufd_ctx *ictx,
-					     struct dma_buf *dmabuf,
+static struct iopt_pages *dmabuf_alloc_pages(struct dma_buf *dmabuf,
 					     unsigned long start,
 					     unsigned long length,
 					     bool writable)
@@ -594,7 +584,6 @@ static struct iopt_pages *dmabuf_alloc_pages(struct iommufd_ctx *ictx,
 	if (!db)
 		return ERR_PTR(-ENOMEM);
 	INIT_LIST_HEAD(&db->maps);
-	db->ictx = ictx;
 	db->start = start;
 	db->memcg = get_mem_cgroup_from_mm(current->mm);
 
@@ -628,7 +617,6 @@ err_free:
 
 /**
  * iopt_alloc_dmabuf_pages() - Allocate pages of a dma-buf
- * @ictx: The only context that the pages may be mapped in
  * @fd: File descriptor
  * @start: Offset in the dma-buf to start from, page aligned
  * @length: Number of bytes, page aligned
@@ -636,8 +624,7 @@ err_free:
  *
  * Return: as iopt_alloc_pages(), or NULL if @fd is of another kind of file
  */
-struct iopt_pages *iopt_alloc_dmabuf_pages(struct iommufd_ctx *ictx, int fd,
-					   unsigned long start,
+struct iopt_pages *iopt_alloc_dmabuf_pages(int fd, unsigned long start,
 					   unsigned long length, bool writable)
 {
 	struct iopt_pages *pages;
@@ -647,7 +634,7 @@ struct iopt_pages *iopt_alloc_dmabuf_pages(struct iommufd_ctx *ictx, int fd,
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf) == -EINVAL ? NULL : ERR_CAST(dmabuf);
 
-	pages = dmabuf_alloc_pages(ictx, dmabuf, start, length, writable);
+	pages = dmabuf_alloc_pages(dmabuf, start, length, writable);
 	if (IS_ERR(pages))
 		dma_buf_put(dmabuf);
 	return pages;

@@ -6,8 +6,6 @@
  * them. No machine has anything there, so nobody gets these addresses but iommufd,
  * for a mock domain.
  */
-#include <linux/atomic.h>
-#include <linux/delay.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-resv.h>
 #include <linux/iommufd.h>
@@ -34,21 +32,6 @@ struct mock_dmabuf {
 	unsigned int nr_ranges;
 	struct range ranges[] __counted_by(nr_ranges);
 };
-
-static atomic_t mock_dmabufs = ATOMIC_INIT(0);
-
-/* How often a device has been on the way to another domain, and has arrived */
-static atomic_t mock_departures = ATOMIC_INIT(0);
-static atomic_t mock_arrivals = ATOMIC_INIT(0);
-
-/* A revoke has the time to come in the middle, if it is not kept from that. */
-void iommufd_test_dmabuf_attach(void)
-{
-	atomic_inc(&mock_departures);
-	if (atomic_read(&mock_dmabufs))
-		fsleep(500);
-	atomic_inc(&mock_arrivals);
-}
 
 /* A real exporter refuses while it is revoked. Here the pin does, so that it is tested. */
 static int mock_dmabuf_attach(struct dma_buf *dmabuf,
@@ -100,7 +83,6 @@ static void mock_dmabuf_release(struct dma_buf *dmabuf)
 
 	WARN_ON(mock->nr_pinned);
 	kfree(mock);
-	atomic_dec(&mock_dmabufs);
 }
 
 static const struct dma_buf_ops mock_dmabuf_ops = {
@@ -193,7 +175,6 @@ int iommufd_test_dmabuf_get(struct iommu_test_cmd *cmd)
 	}
 
 	/* From here on it is the release of the dma-buf that frees mock */
-	atomic_inc(&mock_dmabufs);
 	rc = dma_buf_fd(dmabuf, O_CLOEXEC);
 	if (rc < 0)
 		dma_buf_put(dmabuf);
@@ -210,7 +191,6 @@ int iommufd_test_dmabuf_revoke(struct iommu_test_cmd *cmd)
 	bool revoked = cmd->dmabuf_revoke.revoked;
 	struct mock_dmabuf *mock;
 	struct dma_buf *dmabuf;
-	int departures;
 	int rc = 0;
 
 	dmabuf = dma_buf_get(cmd->dmabuf_revoke.fd);
@@ -226,9 +206,7 @@ int iommufd_test_dmabuf_revoke(struct iommu_test_cmd *cmd)
 	dma_resv_lock(dmabuf->resv, NULL);
 	if (mock->revoked != revoked) {
 		WRITE_ONCE(mock->revoked, revoked);
-		departures = atomic_read(&mock_departures);
 		dma_buf_invalidate_mappings(dmabuf);
-		WARN_ON(atomic_read(&mock_arrivals) - departures < 0);
 	}
 	dma_resv_unlock(dmabuf->resv);
 out_put:

@@ -42,8 +42,8 @@ TRACE_EVENT(iommufd_dmabuf_revoked,
 
 /*
  * What one IOMMU_IOAS_MAP_FILE has mapped of a dma-buf whose memory is back was mapped
- * again, with its copies, or nothing of it if ret is not 0: -ECANCELED if the memory
- * was going away again meanwhile
+ * again, with its copies, or nothing of it: ret is -ENOMEM, or -ECANCELED if the memory
+ * was going away again meanwhile. Any other errno is of a domain that was left out.
  */
 TRACE_EVENT(iommufd_dmabuf_restored,
 

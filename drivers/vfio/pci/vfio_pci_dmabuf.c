@@ -675,8 +675,8 @@ void vfio_pci_dma_buf_restore(struct vfio_pci_core_device *vdev)
  *
  * The resume by which a device wakes up may not do it, nor may who enables its
  * virtual functions. An unbind waits for the end of either before
- * vfio_pci_dma_buf_unbind() can stop anybody, and a memory cgroup may make those who
- * map wait for each page table.
+ * vfio_pci_dma_buf_unbind() can stop anybody, and a memory cgroup may have to make
+ * room for each page table of those who map.
  *
  * Context: the device is resumed, and memory_lock is not held.
  */

@@ -132,7 +132,6 @@ struct import {
 	struct dma_resv resv;
 	struct dma_buf dmabuf;
 	struct dma_buf_attachment attach;
-	struct iommufd_ctx ictx;
 	struct iopt_dmabuf db;
 	struct iopt_pages pages;
 	struct iopt_area area;
@@ -176,8 +175,6 @@ static struct import *import_create(struct kunit *test)
 	imp->dmabuf.resv = &imp->resv;
 	imp->attach.dmabuf = &imp->dmabuf;
 	imp->attach.importer_priv = &imp->pages;
-	init_rwsem(&imp->ictx.attach_rwsem);
-	imp->db.ictx = &imp->ictx;
 	imp->db.attach = &imp->attach;
 	imp->db.exporter = &import_exporter;
 	imp->db.ranges = import_ranges;
