@@ -468,7 +468,8 @@ TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 
 	REQUIRE(trace(true), "no tracepoints");
 	EXPECT_EQ(-EOPNOTSUPP, import(self->fd, self->dmabuf, DMA_BUF_TEST_NO_P2P));
-	test_map(test_import(DMA_BUF_TEST_PIN, 50, 50));
+	/* Its fence is over before it unmaps, so that both are waited for */
+	test_map(test_import(DMA_BUF_TEST_PIN, 50, 200));
 	ASSERT_EQ(0, ioas_alloc(self->lab.iommufd, &ioas));
 	ASSERT_EQ(0, ioas_map_file(self->lab.iommufd, ioas, IOAS_RW | IOAS_FIXED, self->dmabuf,
 				   SZ_4K, SZ_4K, &iova));
