@@ -202,17 +202,24 @@ static struct import *import_create(struct kunit *test)
 	return imp;
 }
 
-/* What the exporter does, and what is mapped and told then */
-static void set_live(struct kunit *test, struct import *imp, bool live,
-		     size_t mapped, const char *state)
+/* What the exporter does, and what is told then */
+static void tell_live(struct kunit *test, struct import *imp, bool live,
+		      const char *state)
 {
-	unsigned int i;
-
 	dma_resv_lock(&imp->resv, NULL);
 	imp->live = live;
 	iopt_dmabuf_invalidate(&imp->attach);
 	KUNIT_EXPECT_STREQ(test, iopt_dmabuf_state(&imp->attach), state);
 	dma_resv_unlock(&imp->resv);
+}
+
+/* The same, and what is mapped in each domain then */
+static void set_live(struct kunit *test, struct import *imp, bool live,
+		     size_t mapped, const char *state)
+{
+	unsigned int i;
+
+	tell_live(test, imp, live, state);
 	for (i = 0; i < ARRAY_SIZE(imp->tables); i++)
 		KUNIT_EXPECT_EQ(test, imp->tables[i].mapped, mapped);
 }
@@ -258,12 +265,7 @@ static void restore_is_for_those_who_can(struct kunit *test)
 	for (i = 0; i < ARRAY_SIZE(imp->tables); i++) {
 		set_live(test, imp, false, 0, "revoked");
 		imp->tables[i].refuses = true;
-		dma_resv_lock(&imp->resv, NULL);
-		imp->live = true;
-		iopt_dmabuf_invalidate(&imp->attach);
-		KUNIT_EXPECT_STREQ(test, iopt_dmabuf_state(&imp->attach),
-				   "restore-failed");
-		dma_resv_unlock(&imp->resv);
+		tell_live(test, imp, true, "restore-failed");
 		KUNIT_EXPECT_EQ(test, imp->tables[i].mapped, 0);
 		KUNIT_EXPECT_EQ(test, imp->tables[!i].mapped, 2 * PAGE_SIZE);
 
