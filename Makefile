@@ -7,7 +7,7 @@ vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help deps base compose kernel-image demo check check-iommus fuzz stress coverage bench series \
+.PHONY: help deps base compose kernel-image demo check check-iommus fuzz stress kcsan coverage bench series \
 	kernel lint lint-builds model mutants bisect test-compose clean distclean
 
 help: ## list the targets
@@ -45,6 +45,11 @@ stress: deps compose ## revoke 100000 times with everything else going on; or RO
 	@$(vm_is_there)
 	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test DEBUG=yes \
 		ROUNDS=$(or $(ROUNDS),100000) TIMEOUT=$(or $(TIMEOUT),14400)
+
+kcsan: deps compose ## look for data races while that goes on, for 3000 revokes; or ROUNDS=n
+	@$(vm_is_there)
+	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-kcsan TESTS=dmabuf:stress_test CHECK=kcsan \
+		ROUNDS=$(or $(ROUNDS),3000) TIMEOUT=$(or $(TIMEOUT),3600)
 
 check-iommus: deps compose ## run the tests behind virtio-iommu and, on arm64, SMMUv3
 	@lab/install-deps arm64
