@@ -3,6 +3,8 @@
 VM := build/linux/tools/testing/selftests/dmabuf/vm
 OUT := $(CURDIR)/build/vm
 IMAGE := $(OUT)/kernel/arch/x86/boot/bzImage
+# A machine keeps one processor busy. Together they make the rounds of the storm.
+MACHINES := $(shell nproc)
 vm_is_there = test -f $(VM)/Makefile || \
 	{ echo "error: the composed tree has no $(VM); add the tests to the series" >&2; exit 1; }
 MAKEFLAGS += --no-print-directory
@@ -41,10 +43,12 @@ fuzz: deps compose ## make FUZZ_CALLS random calls, a million, in a VM; FUZZ_SEE
 	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-fuzz TESTS=dmabuf:fuzz_test \
 		ENV="FUZZ_CALLS=$(or $(FUZZ_CALLS),1000000) $(if $(FUZZ_SEED),FUZZ_SEED=$(FUZZ_SEED))"
 
-stress: deps compose ## revoke 100000 times with everything else going on; or ROUNDS=n
+stress: deps compose ## revoke 100000 times with everything else going on, in MACHINES; or ROUNDS=n
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-stress TESTS=dmabuf:stress_test DEBUG=yes \
-		ROUNDS=$(or $(ROUNDS),100000) TIMEOUT=$(or $(TIMEOUT),14400)
+	@$(MAKE) -C $(VM) kernel initramfs O=$(OUT) TESTS=dmabuf DEBUG=yes
+	@seq $(MACHINES) | xargs -P 0 -I{} $(MAKE) -C $(VM) rerun O=$(OUT) RESULT=$(OUT)/result-stress-{} \
+		TESTS=dmabuf:stress_test DEBUG=yes TIMEOUT=$(or $(TIMEOUT),14400) \
+		ROUNDS=$$((($(or $(ROUNDS),100000) + $(MACHINES) - 1) / $(MACHINES)))
 
 kcsan: deps compose ## look for data races while that goes on, for 3000 revokes; or ROUNDS=n
 	@$(vm_is_there)
