@@ -693,7 +693,8 @@ void vfio_pci_dma_buf_restore_woken(struct vfio_pci_core_device *vdev)
  * vfio_pci_dma_buf_close - revoke all buffers of a device for good
  * @vdev: the device, of which the last file descriptor has been closed
  *
- * Leaves no buffer that refers to @vdev. Called before the function is disabled.
+ * Leaves no buffer that refers to @vdev, and nothing to do for a second call. Called
+ * before the function is disabled.
  *
  * Context: The lock of the device set is held. Waits for importers, bounded by
  * kernel and hardware.
