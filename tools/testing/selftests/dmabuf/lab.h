@@ -275,14 +275,17 @@ static inline bool lab_can_prepare_domains(struct lab *lab)
 	return ret != -EADDRINUSE;
 }
 
-/* From one IOAS to the next at once, or by way of none if the IOMMU cannot do that */
+/*
+ * From one IOAS to the next at once, or by way of none if the IOMMU cannot do that: a
+ * domain without aperture leaves its IOAS no IOVA, if it is let in.
+ */
 static inline int lab_attach(struct lab *lab, __u32 pt)
 {
-	int ret = vfio_dev_attach(&lab->edu.dev, pt);
+	int ret = 0;
 
-	if (ret != -EADDRINUSE || lab_can_prepare_domains(lab))
-		return ret;
-	return vfio_dev_detach(&lab->edu.dev) ?: vfio_dev_attach(&lab->edu.dev, pt);
+	if (!lab_can_prepare_domains(lab))
+		ret = vfio_dev_detach(&lab->edu.dev);
+	return ret ?: vfio_dev_attach(&lab->edu.dev, pt);
 }
 
 static inline int lab_open_peer(struct lab *lab, const char *name)

@@ -101,6 +101,7 @@ enum transfer {
  * struct storm - what owner and workers share
  * @lab: the devices of the owner; @lab.ioas is the first of @ioas
  * @ioas: address spaces that workers share
+ * @can_prepare_domains: the IOMMU fills domains before they are attached
  * @importer: node of the test importer
  * @dmabuf: the whole BAR; exported anew under the same number
  * @open: read: to use the peer's fd; write: to close it
@@ -123,6 +124,7 @@ enum transfer {
 struct storm {
 	struct lab lab;
 	__u32 ioas[NR_IOAS];
+	bool can_prepare_domains;
 	int importer;
 	int dmabuf;
 	pthread_rwlock_t open;
@@ -338,7 +340,8 @@ static void play_mover(struct worker *worker)
 	__u32 ioas, hwpt;
 
 	must_work(vfio_dev_attach(&worker->dev, storm->ioas[any(&worker->seed, NR_IOAS)]));
-	if (!must_work(hwpt_alloc(iommufd, worker->dev.devid, storm->ioas[1], &hwpt))) {
+	if (storm->can_prepare_domains &&
+	    !must_work(hwpt_alloc(iommufd, worker->dev.devid, storm->ioas[1], &hwpt))) {
 		must_work(vfio_dev_attach(&worker->dev, hwpt));
 		must_work(vfio_dev_attach(&worker->dev, storm->ioas[1]));
 		must_work(iommufd_destroy(iommufd, hwpt));
@@ -976,6 +979,7 @@ static void open_storm(struct storm *storm)
 	MUST(lab->ram == MAP_FAILED ? -errno : 0);
 	MUST(lab_map_ram(lab, lab->ioas));
 	MUST(lab_load(lab, 1));
+	storm->can_prepare_domains = lab_can_prepare_domains(lab);
 
 	NEED(lab_find("VM_KDMA", pci_id_edu, name));
 	NEED(storm->importer = importer_open(name));
