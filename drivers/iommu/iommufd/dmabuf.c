@@ -68,8 +68,9 @@ static struct lock_class_key dmabuf_pages_mutex_class;
  * @ranges: physical ranges of the whole dma-buf, owned by the exporter
  * @start: offset in the dma-buf of the first page, in bytes
  * @revoked: nothing is to be mapped; written under the reservation lock
- * @restore_failed: at the latest restore some domain has not been mapped, or none
- *	for want of memory; protected by the reservation lock
+ * @restore_failed: at the latest restore none of @maps has been mapped for want of
+ *	memory, or some have not that are still there; written under
+ *	iopt_pages::mutex
  * @memcg: whom to charge, whoever it is that brings the memory back
  * @maps: iopt_dmabuf_map::node; protected by iopt_pages::mutex
  */
@@ -299,7 +300,8 @@ static size_t dmabuf_unmap_area(struct iopt_pages *pages,
  * @pages: Pages of the area, area->pages may still be NULL
  * @domain: Domain to map into
  *
- * Succeeds without mapping anything if the dma-buf is revoked.
+ * Succeeds without mapping anything if the dma-buf is revoked, or if there has been
+ * no memory to map it again. All of it is mapped the next time that there is.
  *
  * Return: 0, or a negative errno with the domain left unchanged
  */
@@ -327,6 +329,34 @@ int iopt_dmabuf_fill_domain(struct iopt_area *area, struct iopt_pages *pages,
 	return 0;
 }
 
+static bool dmabuf_all_mapped(struct iopt_pages *pages)
+{
+	struct iopt_dmabuf_map *map;
+
+	lockdep_assert_held(&pages->mutex);
+
+	list_for_each_entry(map, &pages->dmabuf->maps, node)
+		if (!map->mapped)
+			return false;
+	return true;
+}
+
+static void dmabuf_unfill(struct iopt_pages *pages, struct iopt_dmabuf_map *map)
+{
+	struct iopt_dmabuf *db = pages->dmabuf;
+
+	lockdep_assert_held(&pages->mutex);
+
+	dmabuf_unmap_area(pages, map);
+	list_del(&map->area_node);
+	list_del(&map->node);
+	kfree(map);
+
+	/* It may have been the last one that could not be restored. */
+	if (db->restore_failed && !READ_ONCE(db->revoked))
+		WRITE_ONCE(db->restore_failed, !dmabuf_all_mapped(pages));
+}
+
 /**
  * iopt_dmabuf_unfill_domain() - Undo iopt_dmabuf_fill_domain()
  * @area: Area to unmap
@@ -343,10 +373,7 @@ void iopt_dmabuf_unfill_domain(struct iopt_area *area, struct iopt_pages *pages,
 	list_for_each_entry(map, &area->dmabuf_maps, area_node) {
 		if (map->domain != domain)
 			continue;
-		dmabuf_unmap_area(pages, map);
-		list_del(&map->area_node);
-		list_del(&map->node);
-		kfree(map);
+		dmabuf_unfill(pages, map);
 		return;
 	}
 }
@@ -359,14 +386,13 @@ void iopt_dmabuf_unfill_domain(struct iopt_area *area, struct iopt_pages *pages,
 void iopt_dmabuf_unfill_domains(struct iopt_area *area,
 				struct iopt_pages *pages)
 {
-	struct iommu_domain *domain;
-	unsigned long index;
+	struct iopt_dmabuf_map *map, *next;
 
 	lockdep_assert_held(&area->iopt->domains_rwsem);
 	lockdep_assert_held(&pages->mutex);
 
-	xa_for_each(&area->iopt->domains, index, domain)
-		iopt_dmabuf_unfill_domain(area, pages, domain);
+	list_for_each_entry_safe(map, next, &area->dmabuf_maps, area_node)
+		dmabuf_unfill(pages, map);
 }
 
 /**
@@ -519,7 +545,7 @@ static void iopt_dmabuf_invalidate(struct dma_buf_attachment *attach)
 		rc = dmabuf_restore_traced(pages, attach->dmabuf);
 		set_active_memcg(old_memcg);
 	}
-	db->restore_failed = rc && rc != -ECANCELED;
+	WRITE_ONCE(db->restore_failed, rc && rc != -ECANCELED);
 	mutex_unlock(&pages->mutex);
 }
 
@@ -529,7 +555,7 @@ static const char *iopt_dmabuf_state(struct dma_buf_attachment *attach)
 
 	dma_resv_assert_held(attach->dmabuf->resv);
 
-	if (pages->dmabuf->restore_failed)
+	if (READ_ONCE(pages->dmabuf->restore_failed))
 		return "restore-failed";
 	return pages->dmabuf->revoked ? "revoked" : "live";
 }

@@ -150,16 +150,21 @@ static struct iommufd_dma_buf_exporter import_exporter = {
 
 static const struct range import_ranges[] = { RANGE(PHYS, 2 * PAGE_SIZE) };
 
+static void unfill(struct import *imp, unsigned int i)
+{
+	mutex_lock(&imp->pages.mutex);
+	iopt_dmabuf_unfill_domain(&imp->area, &imp->pages,
+				  &imp->tables[i].domain);
+	mutex_unlock(&imp->pages.mutex);
+}
+
 static void import_exit(void *data)
 {
 	struct import *imp = data;
 	unsigned int i;
 
-	mutex_lock(&imp->pages.mutex);
 	for (i = 0; i < ARRAY_SIZE(imp->tables); i++)
-		iopt_dmabuf_unfill_domain(&imp->area, &imp->pages,
-					  &imp->tables[i].domain);
-	mutex_unlock(&imp->pages.mutex);
+		unfill(imp, i);
 	dma_resv_fini(&imp->resv);
 }
 
@@ -202,6 +207,14 @@ static struct import *import_create(struct kunit *test)
 	return imp;
 }
 
+static void expect_state(struct kunit *test, struct import *imp,
+			 const char *state)
+{
+	dma_resv_lock(&imp->resv, NULL);
+	KUNIT_EXPECT_STREQ(test, iopt_dmabuf_state(&imp->attach), state);
+	dma_resv_unlock(&imp->resv);
+}
+
 /* What the exporter does, and what is told then */
 static void tell_live(struct kunit *test, struct import *imp, bool live,
 		      const char *state)
@@ -209,8 +222,8 @@ static void tell_live(struct kunit *test, struct import *imp, bool live,
 	dma_resv_lock(&imp->resv, NULL);
 	imp->live = live;
 	iopt_dmabuf_invalidate(&imp->attach);
-	KUNIT_EXPECT_STREQ(test, iopt_dmabuf_state(&imp->attach), state);
 	dma_resv_unlock(&imp->resv);
+	expect_state(test, imp, state);
 }
 
 /* The same, and what is mapped in each domain then */
@@ -274,6 +287,37 @@ static void restore_is_for_those_who_can(struct kunit *test)
 	}
 }
 
+/* Once the domains that cannot map it have gone, nothing has failed. */
+static void restore_failed_goes_with_domain(struct kunit *test)
+{
+	struct import *imp = import_create(test);
+
+	set_live(test, imp, false, 0, "revoked");
+	imp->tables[0].refuses = true;
+	tell_live(test, imp, true, "restore-failed");
+
+	unfill(imp, 1);
+	expect_state(test, imp, "restore-failed");
+	unfill(imp, 0);
+	expect_state(test, imp, "live");
+}
+
+/* Without memory nothing is mapped, whichever domains have gone. */
+static void restore_failed_stays_without_memory(struct kunit *test)
+{
+	struct import *imp = import_create(test);
+
+	set_live(test, imp, false, 0, "revoked");
+	imp->tables[0].full = true;
+	set_live(test, imp, true, 0, "restore-failed");
+
+	unfill(imp, 0);
+	expect_state(test, imp, "restore-failed");
+	imp->tables[0].full = false;
+	tell_live(test, imp, true, "live");
+	KUNIT_EXPECT_EQ(test, imp->tables[1].mapped, 2 * PAGE_SIZE);
+}
+
 /* What is mapped after a restore has failed is not mapped either. */
 static void restore_failed_is_revoked(struct kunit *test)
 {
@@ -283,9 +327,8 @@ static void restore_failed_is_revoked(struct kunit *test)
 	imp->tables[0].full = true;
 	set_live(test, imp, true, 0, "restore-failed");
 
+	unfill(imp, 1);
 	mutex_lock(&imp->pages.mutex);
-	iopt_dmabuf_unfill_domain(&imp->area, &imp->pages,
-				  &imp->tables[1].domain);
 	KUNIT_EXPECT_EQ(test, 0,
 			iopt_dmabuf_fill_domain(&imp->area, &imp->pages,
 						&imp->tables[1].domain));
@@ -302,12 +345,8 @@ static void restore_spares_unmapped(struct kunit *test)
 	struct import *imp = import_create(test);
 
 	set_live(test, imp, false, 0, "revoked");
-	mutex_lock(&imp->pages.mutex);
-	iopt_dmabuf_unfill_domain(&imp->area, &imp->pages,
-				  &imp->tables[0].domain);
-	iopt_dmabuf_unfill_domain(&imp->area, &imp->pages,
-				  &imp->tables[1].domain);
-	mutex_unlock(&imp->pages.mutex);
+	unfill(imp, 0);
+	unfill(imp, 1);
 	set_live(test, imp, true, 0, "live");
 }
 
@@ -331,6 +370,8 @@ static struct kunit_case dmabuf_cases[] = {
 	KUNIT_CASE(restore_is_for_all_or_none),
 	KUNIT_CASE(restore_is_for_those_who_can),
 	KUNIT_CASE(restore_failed_is_revoked),
+	KUNIT_CASE(restore_failed_goes_with_domain),
+	KUNIT_CASE(restore_failed_stays_without_memory),
 	KUNIT_CASE(restore_spares_unmapped),
 	KUNIT_CASE(restore_stops_when_memory_goes),
 	{}
