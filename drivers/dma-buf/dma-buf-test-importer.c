@@ -327,7 +327,7 @@ static void dbti_set_state(struct dbti_import *imp, u32 state)
 {
 	dma_resv_assert_held(imp->dmabuf->resv);
 
-	/* Pairs with READ_ONCE() in dbti_status(). */
+	/* Pairs with READ_ONCE() in dbti_ioctl_status(). */
 	WRITE_ONCE(imp->state, state);
 }
 

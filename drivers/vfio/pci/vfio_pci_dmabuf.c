@@ -63,6 +63,7 @@
 #include <linux/range.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 
@@ -509,6 +510,49 @@ static void dma_buf_get_fences(struct vfio_pci_dma_buf *buf)
 		dma_fence_enable_sw_signaling(buf->fences[i]);
 }
 
+/* A wait for the reservation lock, of a buffer that is to get into @state */
+struct dma_buf_lock_wait {
+	struct timer_list timer;
+	struct dma_buf_drain drain;
+	struct vfio_pci_dma_buf *buf;
+	enum vfio_pci_dma_buf_state state;
+};
+
+static void dma_buf_report_lock(struct timer_list *timer)
+{
+	struct dma_buf_lock_wait *wait = from_timer(wait, timer, timer);
+
+	pci_warn(wait->buf->pdev,
+		 "%s of dma-buf %lu (BAR %u) has waited %lu s for its reservation lock\n",
+		 wait->state == VFIO_PCI_DMA_BUF_LIVE ? "restore" : "revoke",
+		 wait->buf->ino, wait->buf->bar,
+		 (jiffies - wait->drain.start) / HZ);
+	dma_buf_drain_reported(&wait->drain);
+	mod_timer(timer, wait->drain.report);
+}
+
+/* Some importers wait for their hardware with the lock held, and cannot be named then. */
+static void dma_buf_lock(struct vfio_pci_dma_buf *buf,
+			 enum vfio_pci_dma_buf_state state)
+{
+	struct dma_buf_lock_wait wait;
+
+	might_lock(&buf->resv.lock.base);
+
+	if (dma_resv_trylock(&buf->resv))
+		return;
+
+	wait.buf = buf;
+	wait.state = state;
+	wait.drain.start = jiffies;
+	wait.drain.report = wait.drain.start + DMA_BUF_SILENCE_MIN;
+	timer_setup_on_stack(&wait.timer, dma_buf_report_lock, 0);
+	mod_timer(&wait.timer, wait.drain.report);
+	dma_resv_lock(&buf->resv, NULL);
+	del_timer_sync(&wait.timer);
+	destroy_timer_on_stack(&wait.timer);
+}
+
 /*
  * The fences change only on the way from and to LIVE, when nobody waits for them: who
  * has made a buffer REVOKED waits with memory_lock held, and who has made it DEAD has
@@ -528,7 +572,7 @@ static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 	if (state == VFIO_PCI_DMA_BUF_DEAD)
 		WRITE_ONCE(buf->dying, true);
 
-	dma_resv_lock(&buf->resv, NULL);
+	dma_buf_lock(buf, state);
 	old = buf->state;
 	if (old == VFIO_PCI_DMA_BUF_DEAD || old == state)
 		goto out_unlock;

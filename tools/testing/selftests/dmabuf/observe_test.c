@@ -317,6 +317,31 @@ TEST_F_TIMEOUT(observe, slow_with_lock, LAB_TIMEOUT)
 	test_decode(true);
 }
 
+/* Nor is it waited for silently by one who has not told it anything yet */
+TEST_F_TIMEOUT(observe, lock_is_taken, LAB_TIMEOUT)
+{
+	pid_t revoker, unbinder;
+
+	test_map(test_import(DMA_BUF_TEST_WAIT_LOCKED, 0, SLOW_MS));
+	start_decode_off(revoker);
+	/* The importer has the lock from here on, and the next change needs it. */
+	ASSERT_TRUE(wait_until(slurp(BUFINFO, self->text, sizeof(self->text)) &&
+			       line_of(self->text, "Attached Devices:", "busy"), BOUND_MS));
+	unbinder = fork();
+	ASSERT_LE(0, unbinder);
+	if (!unbinder) {
+		lab_close_peer(&self->lab);
+		_exit(pci_unbind(self->lab.peer.name) ? 1 : 0);
+	}
+	test_end(revoker);
+	ASSERT_TRUE(wait_until(is_in_state(self->dmabuf, "dead"), BOUND_MS));
+	lab_close_peer(&self->lab);
+	test_end(unbinder);
+	new_messages(self->kmsg, self->text, sizeof(self->text));
+	expect_line(self->text, self->lab.peer.name, "revoke of dma-buf", "has waited",
+		    "for its reservation lock");
+}
+
 /* One that waits when it is told is named meanwhile. Until it returns nobody else waits. */
 TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
 {
@@ -327,9 +352,11 @@ TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
 	test_map(test_import(DMA_BUF_TEST_WAIT_TOLD, 0, SLOW_MS));
 	start_decode_off(pid);
 	ASSERT_TRUE(read_fdinfo(self->dmabuf, self->text, sizeof(self->text)));
-	expect_line(self->text, "attachments:", "busy");
+	expect_line(self->text, "attachments:", "busy", "invalidate_mappings of",
+		    self->importer, DMA_BUF_TEST_DRIVER, "is taking");
 	test_slurp(BUFINFO);
-	expect_line(self->text, "Attached Devices:", "busy");
+	expect_line(self->text, "Attached Devices:", "busy", "invalidate_mappings of",
+		    self->importer, DMA_BUF_TEST_DRIVER, "is taking");
 	EXPECT_EQ(1, poll(&readable, 1, 0));
 	EXPECT_TRUE(wait_until(line_of(new_messages(self->kmsg, self->text, sizeof(self->text)),
 				       "invalidate_mappings of", self->importer,
