@@ -113,7 +113,8 @@ static const char *const dma_buf_state_names[] = {
  * @dmabuf: the dma-buf, NULL after its release; protected by @resv
  * @state: what importers may do; written under @resv
  * @dying: about to become DEAD; written before @resv is waited for
- * @revoke_start: when the latest revoke began, in jiffies; written under @resv
+ * @revoke_start: when importers had been told at the latest revoke, in jiffies;
+ *	written under @resv
  * @fences: those that there were at the latest revoke, which guard all accesses
  *	there can be; written under @resv, and not while anybody waits for them
  * @nr_fences: number of @fences
@@ -360,7 +361,7 @@ static u64 dma_buf_trace_clock(bool traced)
 
 /**
  * struct dma_buf_drain - a wait for importers that reports when it gets long
- * @start: when the revoke began, in jiffies
+ * @start: when the wait began, in jiffies
  * @report: when to say the next time whom it is waiting for, in jiffies
  * @locked: who waits holds the reservation lock
  */
@@ -561,7 +562,6 @@ static void dma_buf_lock(struct vfio_pci_dma_buf *buf,
 static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 			      enum vfio_pci_dma_buf_state state)
 {
-	unsigned long start = jiffies;
 	enum vfio_pci_dma_buf_state old;
 
 	/* Most writes to the command register. To be DEAD others can be on the way. */
@@ -587,7 +587,7 @@ static void dma_buf_set_state(struct vfio_pci_dma_buf *buf,
 	if (state == VFIO_PCI_DMA_BUF_LIVE) {
 		dma_buf_put_fences(buf);
 	} else if (old == VFIO_PCI_DMA_BUF_LIVE) {
-		buf->revoke_start = start;
+		buf->revoke_start = jiffies;
 		dma_buf_get_fences(buf);
 	}
 	trace_vfio_pci_dma_buf_state(buf->pdev, buf->ino, buf->size,
