@@ -296,6 +296,19 @@ static void restore_failed_goes_with_domain(struct kunit *test)
 	imp->tables[0].refuses = true;
 	tell_live(test, imp, true, "restore-failed");
 
+	unfill(imp, 0);
+	expect_state(test, imp, "live");
+	KUNIT_EXPECT_EQ(test, imp->tables[1].mapped, 2 * PAGE_SIZE);
+}
+
+static void restore_failed_stays_with_domain(struct kunit *test)
+{
+	struct import *imp = import_create(test);
+
+	set_live(test, imp, false, 0, "revoked");
+	imp->tables[0].refuses = true;
+	tell_live(test, imp, true, "restore-failed");
+
 	unfill(imp, 1);
 	expect_state(test, imp, "restore-failed");
 	unfill(imp, 0);
@@ -371,6 +384,7 @@ static struct kunit_case dmabuf_cases[] = {
 	KUNIT_CASE(restore_is_for_those_who_can),
 	KUNIT_CASE(restore_failed_is_revoked),
 	KUNIT_CASE(restore_failed_goes_with_domain),
+	KUNIT_CASE(restore_failed_stays_with_domain),
 	KUNIT_CASE(restore_failed_stays_without_memory),
 	KUNIT_CASE(restore_spares_unmapped),
 	KUNIT_CASE(restore_stops_when_memory_goes),
