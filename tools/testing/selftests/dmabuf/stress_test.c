@@ -927,6 +927,24 @@ static void need(int ret, const char *what)
 
 #define NEED(call) need(call, #call)
 
+/* Nearly every part has an importer besides iommufd. */
+static void need_p2p(struct storm *storm)
+{
+	unsigned int i;
+	long handle;
+	int ret;
+
+	MUST(handle = import(storm->importer, storm->dmabuf, GOOD));
+	ret = map(storm->importer, handle, NULL);
+	if (ret == -EOPNOTSUPP && !host_bridge_is_trusted()) {
+		for (i = 0; i < NR_CLAIMS; i++)
+			ksft_test_result_skip("P2PDMA does not trust the host bridge\n");
+		ksft_finished();
+	}
+	MUST(ret);
+	MUST(detach(storm->importer, handle));
+}
+
 static void open_worker_devices(struct storm *storm)
 {
 	unsigned int i;
@@ -986,6 +1004,7 @@ static void open_storm(struct storm *storm)
 	/* Only the number: export_bar() puts the dma-buf there */
 	MUST(storm->dmabuf = dup(STDOUT_FILENO));
 	MUST(export_bar(storm));
+	need_p2p(storm);
 	open_worker_devices(storm);
 }
 
