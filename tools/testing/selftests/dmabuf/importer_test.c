@@ -54,16 +54,6 @@ FIXTURE_TEARDOWN(importer)
 })
 #define test_err_import(_errno, _flags)	\
 	EXPECT_EQ(-(_errno), import(self->fd, self->dmabuf, _flags))
-/* It may be that P2PDMA lets nobody through the host bridge, and then it must say so */
-#define test_map_to(_handle, _out)						\
-do {										\
-	int __ret = map(self->fd, _handle, _out);				\
-										\
-	if (__ret == -EOPNOTSUPP && !host_bridge_is_trusted())			\
-		SKIP(_exit(KSFT_SKIP), "P2PDMA does not trust the host bridge");	\
-	ASSERT_EQ(0, __ret);							\
-} while (0)
-#define test_map(_handle)		test_map_to(_handle, NULL)
 #define test_err_map(_errno, _handle)	EXPECT_EQ(-(_errno), map(self->fd, _handle, NULL))
 #define test_decode(_on)		ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, _on))
 #define is_mapped(_handle)		(status(self->fd, _handle) & DMA_BUF_TEST_MAPPED)

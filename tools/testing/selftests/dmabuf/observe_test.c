@@ -115,14 +115,6 @@ FIXTURE_TEARDOWN(observe)
 	ASSERT_LE(0, __handle);							\
 	(__u32)__handle;							\
 })
-#define test_map(_handle)							\
-do {										\
-	int __ret = map(self->fd, _handle, NULL);				\
-										\
-	if (__ret == -EOPNOTSUPP && !host_bridge_is_trusted())			\
-		SKIP(_exit(KSFT_SKIP), "P2PDMA does not trust the host bridge");	\
-	ASSERT_EQ(0, __ret);							\
-} while (0)
 #define test_decode(_on)	ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, _on))
 
 #define start_decode_off(_pid)							\
