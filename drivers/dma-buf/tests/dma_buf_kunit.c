@@ -280,6 +280,7 @@ KUNIT_ARRAY_PARAM_DESC(kind, kinds, name);
 
 /* Where one kind is as good as another */
 static const struct kind *const revocable_kind = &kinds[1];
+static const struct kind *const pinned_kind = &kinds[2];
 static const struct kind *const irrevocable_kind = &kinds[5];
 static const struct kind *const static_kind = &kinds[0];
 
@@ -872,6 +873,7 @@ static void restore_is_another_invalidate(struct kunit *test)
 struct usage {
 	const char *name;
 	enum dma_resv_usage usage;
+	bool pinned;
 };
 
 static const struct usage usages[] = {
@@ -879,6 +881,7 @@ static const struct usage usages[] = {
 	{ "write", DMA_RESV_USAGE_WRITE },
 	{ "read", DMA_RESV_USAGE_READ },
 	{ "bookkeep", DMA_RESV_USAGE_BOOKKEEP },
+	{ "bookkeep pinned", DMA_RESV_USAGE_BOOKKEEP, .pinned = true },
 };
 
 KUNIT_ARRAY_PARAM_DESC(usage, usages, name);
@@ -903,7 +906,8 @@ static void move_waits_for_fences_only(struct kunit *test)
 {
 	const struct usage *usage = test->param_value;
 	struct exporter *exp = exporter_create(test);
-	struct importer *imp = importer_create(exp, revocable_kind);
+	struct importer *imp = importer_create(exp, usage->pinned ? pinned_kind :
+								    revocable_kind);
 
 	importer_add_fence(imp, usage->usage);
 	exporter_invalidate(exp);
@@ -930,7 +934,8 @@ static void revoke_drains_fences_then_unmaps(struct kunit *test)
 {
 	const struct usage *usage = test->param_value;
 	struct exporter *exp = exporter_create(test);
-	struct importer *imp = importer_create(exp, revocable_kind);
+	struct importer *imp = importer_create(exp, usage->pinned ? pinned_kind :
+								    revocable_kind);
 
 	importer_add_fence(imp, usage->usage);
 	exporter_set_revoked(exp, true);

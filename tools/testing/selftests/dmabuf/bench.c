@@ -6,14 +6,17 @@
  * take back.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/pci_regs.h>
 
 #include "importer.h"
+#include "observe.h"
 
 #define ROUNDS		31
 #define MAX_BUFFERS	64
@@ -33,6 +36,7 @@ enum column {
 	RESET_CPU,
 	REVOKE_SLOW,
 	HOT_RESET,
+	POLL,
 	COLUMNS,
 };
 
@@ -351,6 +355,40 @@ static void measure_hot_reset(unsigned int count)
 	}
 }
 
+/* Another device waits for an importer all the time. Who has that buffer polls it. */
+static void measure_beside_a_stuck_one(const struct command_register *command)
+{
+	int fd = vfio_dev_export_range(&bench.pair[0], PEER_BAR, 0, MIB), status;
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	unsigned int round;
+	__u64 start;
+	long handle;
+	pid_t pid;
+
+	must(fd, "export");
+	handle = import_slow(bench.importer, fd, GOOD, 0, DMA_BUF_TEST_MAX_DELAY_MS);
+	must(handle, "import by the test importer");
+	MUST(map(bench.importer, handle, NULL));
+	pid = fork();
+	if (!pid)
+		_exit(vfio_dev_decode(&bench.pair[0], false) ? 1 : 0);
+	if (pid < 0 || !wait_until(is_in_state(fd, "revoked"), LEAK_WAIT_MS))
+		must(-EIO, "revoke by another process");
+
+	measure_buffers(command, 1);
+	for (round = 0; round < ROUNDS; round++) {
+		start = now_ns();
+		poll(&ready, 1, 0);
+		samples[POLL][round] = now_ns() - start;
+	}
+	if (waitpid(pid, &status, WNOHANG) || unmap(bench.importer, handle))
+		must(-EIO, "revoke that lasts");
+	waitpid(pid, &status, 0);
+	MUST(vfio_dev_decode(&bench.pair[0], true));
+	MUST(detach(bench.importer, handle));
+	close(fd);
+}
+
 static void print_head(void)
 {
 	printf("BAR%d of %s, %llu MiB; us, median of %d; export, map, unmap: for each dma-buf\n\n",
@@ -409,6 +447,11 @@ int main(void)
 		measure_hot_reset(i);
 		printf("Hot reset of 2 functions, %u with an importer that takes %u ms: %.1f\n", i,
 		       SLOW_MS, median_us(HOT_RESET));
+	}
+	if (bench.importer >= 0 && bench.has_pair) {
+		measure_beside_a_stuck_one(&command);
+		printf("Beside a device that waits for an importer: revoke of 1: %.1f, poll of what is waited for: %.1f\n",
+		       median_us(REVOKE_ALL), median_us(POLL));
 	}
 	if (!bench.can_export)
 		printf("This kernel does not export dma-bufs from vfio-pci.\n");

@@ -12,6 +12,8 @@
  * What a failed call has leaked without a name is found by kmemleak, if somebody
  * asks it afterwards.
  */
+#include <linux/memfd.h>
+
 #include "importer.h"
 #include "observe.h"
 
@@ -22,6 +24,7 @@
 /* A sweep that is longer has most likely lost its end */
 #define MAX_FAULTS	500
 #define MEMFD_SIZE	(16 * SZ_4K)
+#define HUGE_BYTES	(2ULL << 20)
 #define DRAIN_MS	20
 /* As many files as need no table of their own, NR_OPEN_DEFAULT */
 #define FIRST_FD_TABLE	64
@@ -391,7 +394,7 @@ FIXTURE(import)
 	int dmabuf;
 };
 
-FIXTURE_SETUP(import)
+static int export_with_holes(struct lab *lab)
 {
 	const struct vfio_region_dma_range ranges[] = {
 		{ .offset = 0, .length = SZ_4K },
@@ -399,11 +402,15 @@ FIXTURE_SETUP(import)
 		{ .offset = 8 * SZ_4K, .length = SZ_4K },
 	};
 
+	return vfio_dev_export(&lab->peer, PEER_BAR, O_RDWR, ranges, ARRAY_SIZE(ranges));
+}
+
+FIXTURE_SETUP(import)
+{
 	open_faults(&self->faults);
 	ASSERT_EQ(0, spare_iommufd_hooks(true));
 	lab_open(_metadata, &self->lab, LAB_NEED_NOTHING);
-	self->dmabuf = test_fd(vfio_dev_export(&self->lab.peer, PEER_BAR, O_RDWR, ranges,
-					       ARRAY_SIZE(ranges)));
+	self->dmabuf = test_fd(export_with_holes(&self->lab));
 	test_load(1);
 }
 
@@ -505,14 +512,33 @@ TEST_F_TIMEOUT(import, map_where_there_is_room, LAB_TIMEOUT)
 	test_still_works();
 }
 
-static long map_memfd(struct lab *lab, int fd, __u32 prot, __u64 iova)
+/* What to map of which memfd: MEMFD_SIZE bytes */
+struct memfd {
+	unsigned int flags;
+	__u64 size;
+	__u64 start;
+};
+
+static const struct memfd small_pages = {
+	.size = MEMFD_SIZE,
+};
+
+/* Across the border of two, of which the second can be what fails */
+static const struct memfd huge_pages = {
+	.flags = MFD_HUGETLB | MFD_HUGE_2MB,
+	.size = 2 * HUGE_BYTES,
+	.start = HUGE_BYTES - MEMFD_SIZE / 2,
+};
+
+static long map_memfd(struct lab *lab, int fd, __u64 start, __u32 prot, __u64 iova)
 {
-	return ioas_map_file(lab->iommufd, lab->ioas, prot | IOAS_FIXED, fd, 0, MEMFD_SIZE, &iova);
+	return ioas_map_file(lab->iommufd, lab->ioas, prot | IOAS_FIXED, fd, start, MEMFD_SIZE,
+			     &iova);
 }
 
 /* A new file each time, so its pages fail as well */
 static void sweep_map_memfd(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
-			    __u32 prot)
+			    const struct memfd *memfd, __u32 prot)
 {
 	__u64 iova;
 	long ret;
@@ -520,12 +546,12 @@ static void sweep_map_memfd(struct __test_metadata *_metadata, FIXTURE_DATA(impo
 
 	for_each_fault(&self->faults) {
 		iova = fresh_iova(self->faults.nth);
-		fd = memfd_create("fault", 0);
+		fd = memfd_create("fault", memfd->flags);
 		ASSERT_LE(0, fd);
-		ASSERT_EQ(0, ftruncate(fd, MEMFD_SIZE));
-		ret = faulty(map_memfd(&self->lab, fd, prot, iova));
+		ASSERT_EQ(0, ftruncate(fd, memfd->size));
+		ret = faulty(map_memfd(&self->lab, fd, memfd->start, prot, iova));
 		test_undo_map(ret, self->lab.ioas, iova, MEMFD_SIZE);
-		test_map_at(self->lab.ioas, fd, 0, MEMFD_SIZE, iova);
+		test_map_at(self->lab.ioas, fd, memfd->start, MEMFD_SIZE, iova);
 		test_unmap(self->lab.ioas, iova, MEMFD_SIZE);
 		close(fd);
 	}
@@ -535,12 +561,38 @@ static void sweep_map_memfd(struct __test_metadata *_metadata, FIXTURE_DATA(impo
 
 TEST_F_TIMEOUT(import, map_memfd, LAB_TIMEOUT)
 {
-	sweep_map_memfd(_metadata, self, IOAS_RW);
+	sweep_map_memfd(_metadata, self, &small_pages, IOAS_RW);
 }
 
 TEST_F_TIMEOUT(import, map_memfd_read_only, LAB_TIMEOUT)
 {
-	sweep_map_memfd(_metadata, self, IOAS_RO);
+	sweep_map_memfd(_metadata, self, &small_pages, IOAS_RO);
+}
+
+static long free_huge_pages(void)
+{
+	return lab_read_number("/proc/meminfo", "HugePages_Free: %ld");
+}
+
+static long reserved_huge_pages(void)
+{
+	return lab_read_number("/proc/meminfo", "HugePages_Rsvd: %ld");
+}
+
+/* Of the pool nothing is lost, nor promised to nobody */
+TEST_F_TIMEOUT(import, map_memfd_of_huge_pages, LAB_TIMEOUT)
+{
+	long free_before = free_huge_pages();
+	long reserved_before = reserved_huge_pages();
+	int fd;
+
+	fd = memfd_create("fault", huge_pages.flags);
+	REQUIRE(fd >= 0, "no such memfd");
+	close(fd);
+	REQUIRE(free_before - reserved_before >= 2, "too few huge pages");
+	sweep_map_memfd(_metadata, self, &huge_pages, IOAS_RW);
+	EXPECT_EQ(free_before, free_huge_pages());
+	EXPECT_EQ(reserved_before, reserved_huge_pages());
 }
 
 static long copy_fixed(struct lab *lab, __u32 dst, __u64 dst_iova)
@@ -735,10 +787,22 @@ do {										\
 	test_dma_write(LAB_COPY_IOVA + SZ_4K);					\
 	expect_landed(0, 1);							\
 } while (0)
+#define test_map_both(_dmabuf)							\
+do {										\
+	test_map_at(self->lab.ioas, _dmabuf, 0, RESTORED_SIZE, LAB_BAR_IOVA + SZ_4K);	\
+	test_copy_at(self->lab.ioas, self->lab.ioas, LAB_BAR_IOVA + SZ_4K,	\
+		     RESTORED_SIZE, LAB_COPY_IOVA + SZ_4K);			\
+} while (0)
+#define test_unmap_both()							\
+do {										\
+	test_unmap(self->lab.ioas, LAB_BAR_IOVA + SZ_4K, RESTORED_SIZE);	\
+	test_unmap(self->lab.ioas, LAB_COPY_IOVA + SZ_4K, RESTORED_SIZE);	\
+} while (0)
 
 /*
  * An area and its copy, with tables of their own, which a revoke frees: both are mapped
- * again or none is. What has failed is told, and done the next time.
+ * again or none is. What has failed is told, and done the next time, or by a VMM that
+ * unmaps and maps, as it has to with mainline.
  */
 TEST_F_TIMEOUT(import, restore, LAB_TIMEOUT)
 {
@@ -746,9 +810,7 @@ TEST_F_TIMEOUT(import, restore, LAB_TIMEOUT)
 	unsigned int failures, sweeps = 0;
 	char text[8192];
 
-	test_map_at(self->lab.ioas, dmabuf, 0, RESTORED_SIZE, LAB_BAR_IOVA + SZ_4K);
-	test_copy_at(self->lab.ioas, self->lab.ioas, LAB_BAR_IOVA + SZ_4K, RESTORED_SIZE,
-		     LAB_COPY_IOVA + SZ_4K);
+	test_map_both(dmabuf);
 again:
 	failures = 0;
 	for_each_fault(&self->faults) {
@@ -763,24 +825,29 @@ again:
 			continue;
 		}
 		failures++;
+		ASSERT_TRUE(slurp(BUFINFO, text, sizeof(text)));
+		expect_line(text, "\tiommu ", "state=restore-failed");
 		ASSERT_TRUE(slurp(TRACING "trace", text, sizeof(text)));
 		expect_line(text, "iommufd_dmabuf_restored:", "ret=-12");
 		test_dma_write(LAB_BAR_IOVA + SZ_4K);
 		test_dma_write(LAB_COPY_IOVA + SZ_4K);
 		expect_nothing_landed();
-		test_toggle();
+		if (failures % 2) {
+			test_toggle();
+		} else {
+			test_unmap_both();
+			test_map_both(dmabuf);
+		}
 		test_both_mapped();
 	}
 	test_end_of_sweep();
 	/* A slab that is refilled in one round shifts what the next one is about. */
 	if (failures < 2 && ++sweeps < 3)
 		goto again;
+	/* One for each of the two ways to mend it */
 	ASSERT_LE(2, failures);
 	test_both_mapped();
-
-	/* Or by who unmaps and maps */
-	test_unmap(self->lab.ioas, LAB_BAR_IOVA + SZ_4K, RESTORED_SIZE);
-	test_unmap(self->lab.ioas, LAB_COPY_IOVA + SZ_4K, RESTORED_SIZE);
+	test_unmap_both();
 	test_still_works();
 }
 
@@ -792,21 +859,87 @@ static bool restore_has_failed(int dmabuf)
 	       line_of(text, "attachment:", "state=restore-failed");
 }
 
-/* To map again takes memory where an IOMMU has a request, and no tables, for it */
-TEST_F_TIMEOUT(import, reset, LAB_TIMEOUT)
+/*
+ * A reset that fails leaves everything mapped, and one that does not maps it again. That
+ * takes memory where an IOMMU has a request, and no tables, for it.
+ */
+static void sweep_reset(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
+			int (*reset)(struct vfio_dev *dev))
 {
 	long ret;
 
 	for_each_fault(&self->faults) {
 		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
-		ret = faulty(vfio_dev_reset(&self->lab.peer));
-		if (ret < 0 || restore_has_failed(self->dmabuf))
-			ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
+		ret = faulty(reset(&self->lab.peer));
 		test_dma_write(LAB_BAR_IOVA);
+		if (restore_has_failed(self->dmabuf)) {
+			ASSERT_EQ(0, ret);
+			expect_nothing_landed();
+			ASSERT_EQ(0, reset(&self->lab.peer));
+			test_dma_write(LAB_BAR_IOVA);
+		}
 		expect_landed(0, 1);
 		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
 	}
+}
+
+TEST_F_TIMEOUT(import, reset, LAB_TIMEOUT)
+{
+	sweep_reset(_metadata, self, vfio_dev_reset);
 	test_end_of_sweep();
+	test_still_works();
+}
+
+TEST_F_TIMEOUT(import, hot_reset, LAB_TIMEOUT)
+{
+	REQUIRE(!vfio_dev_hot_reset(&self->lab.peer), "no hot reset of the peer");
+	sweep_reset(_metadata, self, vfio_dev_hot_reset);
+	test_swept();
+	test_still_works();
+}
+
+/* A peer that can do more, in place of the one that the other tests are content with */
+static void need_peer(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
+		      enum lab_need need)
+{
+	close(self->dmabuf);
+	lab_close_peer(&self->lab);
+	REQUIRE(!lab_choose_peer(&self->lab, need), "no peer with %s",
+		need == LAB_NEED_FLR ? "FLR" : "power management");
+	lab_clear_bar(&self->lab);
+	self->dmabuf = test_fd(export_with_holes(&self->lab));
+}
+
+TEST_F_TIMEOUT(import, function_level_reset, LAB_TIMEOUT)
+{
+	need_peer(_metadata, self, LAB_NEED_FLR);
+	sweep_reset(_metadata, self, vfio_dev_flr);
+	test_swept();
+	test_still_works();
+}
+
+/* It lasts until the device is woken up, as decode_off does */
+TEST_F_TIMEOUT(import, d3hot, LAB_TIMEOUT)
+{
+	long ret;
+
+	need_peer(_metadata, self, LAB_NEED_PM);
+	for_each_fault(&self->faults) {
+		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
+		ret = faulty(vfio_dev_power(&self->lab.peer, PCI_POWER_D3HOT));
+		if (ret < 0) {
+			test_dma_write(LAB_BAR_IOVA);
+			expect_landed(0, 1);
+			ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, PCI_POWER_D3HOT));
+		}
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE,
+				LAB_COPY_IOVA);
+		test_dma_write(LAB_BAR_IOVA);
+		ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, PCI_POWER_D0));
+		expect_nothing_landed();
+		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
+	}
+	test_swept();
 	test_still_works();
 }
 

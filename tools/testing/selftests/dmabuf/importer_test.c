@@ -52,8 +52,15 @@ FIXTURE_TEARDOWN(importer)
 	ASSERT_LE(0, __handle);						\
 	(__u32)__handle;						\
 })
-#define test_err_import(_errno, _flags)	\
-	EXPECT_EQ(-(_errno), import(self->fd, self->dmabuf, _flags))
+/* One that is let in against all rules must not be waited for */
+#define test_err_import(_errno, _flags)						\
+do {										\
+	long __handle = import(self->fd, self->dmabuf, _flags);			\
+										\
+	EXPECT_EQ(-(_errno), __handle);						\
+	if (__handle >= 0)							\
+		detach(self->fd, __handle);					\
+} while (0)
 #define test_err_map(_errno, _handle)	EXPECT_EQ(-(_errno), map(self->fd, _handle, NULL))
 #define test_decode(_on)		ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, _on))
 #define is_mapped(_handle)		(status(self->fd, _handle) & DMA_BUF_TEST_MAPPED)

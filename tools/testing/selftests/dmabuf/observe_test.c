@@ -4,9 +4,11 @@
  * log, bufinfo, fdinfo and the trace events tell the same story.
  */
 #include <linux/dma-buf.h>
+#include <linux/perf_event.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "importer.h"
 #include "observe.h"
@@ -21,6 +23,7 @@ struct sw_sync_create_fence_data {
 };
 
 #define SW_SYNC_IOC_CREATE_FENCE	_IOWR('W', 0, struct sw_sync_create_fence_data)
+#define SW_SYNC_IOC_INC			_IOW('W', 1, __u32)
 
 #define SLOW_MS		5000	/* long enough for two messages */
 #define PROMPT_MS	1500	/* not long enough to have waited for the slow one */
@@ -37,17 +40,16 @@ FIXTURE(observe)
 };
 
 /*
- * It is said twice at least, each time after a longer silence than before. What is said
- * of several importers at a time counts once.
+ * What is waited for is said twice at least, each time after a longer silence than
+ * before. What is said of several importers at a time counts once.
  */
-static bool grows(const char *text)
+static bool grows(const char *text, const char *what)
 {
 	unsigned int said = 0, silence = 0, at, n = 0;
 
 	while ((text = strstr(text, "has waited "))) {
-		text += strlen("has waited ");
-		at = strtoul(text, NULL, 10);
-		if (n && at == said)
+		at = strtoul(text + strlen("has waited "), (char **)&text, 10);
+		if (strncmp(text, what, strlen(what)) || (n && at == said))
 			continue;
 		if (at - said <= silence)
 			return false;
@@ -58,14 +60,26 @@ static bool grows(const char *text)
 	return n >= 2;
 }
 
-#define expect_growing_silence(_text)						\
+#define expect_growing_silence(_text, _what)					\
 do {										\
 	const char *__text = (_text);						\
 										\
-	EXPECT_TRUE(grows(__text)) {						\
+	EXPECT_TRUE(grows(__text, _what)) {					\
 		TH_LOG("%s", __text);						\
 	}									\
 } while (0)
+
+/* How often the text has the word */
+static unsigned int count(const char *text, const char *word)
+{
+	unsigned int n = 0;
+
+	while ((text = strstr(text, word))) {
+		text += strlen(word);
+		n++;
+	}
+	return n;
+}
 
 /* What the kernel has said since the test began */
 static const char *new_messages(int kmsg, char *text, size_t size)
@@ -203,7 +217,7 @@ TEST_F_TIMEOUT(observe, slow_unmap, LAB_TIMEOUT)
 	new_messages(self->kmsg, self->text, sizeof(self->text));
 	expect_line(self->text, self->lab.peer.name, "has waited", "for the unmap of",
 		    self->importer, DMA_BUF_TEST_DRIVER);
-	expect_growing_silence(self->text);
+	expect_growing_silence(self->text, " s for the unmap of");
 	test_decode(true);
 }
 
@@ -223,10 +237,10 @@ TEST_F_TIMEOUT(observe, slow_fence, LAB_TIMEOUT)
 	test_end(pid);
 	new_messages(self->kmsg, self->text, sizeof(self->text));
 	expect_line(self->text, self->lab.peer.name, "has waited", "for a fence of",
-		    DMA_BUF_TEST_DRIVER);
+		    DMA_BUF_TEST_DRIVER " (work)");
 	expect_line(self->text, self->lab.peer.name, "has waited", "for the unmap of",
 		    self->importer, DMA_BUF_TEST_DRIVER);
-	expect_growing_silence(self->text);
+	expect_growing_silence(self->text, " s for");
 	test_decode(true);
 }
 
@@ -301,6 +315,41 @@ TEST_F_TIMEOUT(observe, poll_waits_for_fences, LAB_TIMEOUT)
 	close(sync.fd);
 }
 
+/* Who polls a buffer meanwhile, of which an importer has the lock, can be killed */
+TEST_F_TIMEOUT(observe, killed_in_a_poll, LAB_TIMEOUT)
+{
+	struct sw_sync_create_fence_data data = { .value = 1 };
+	struct dma_buf_import_sync_file sync = { .flags = DMA_BUF_SYNC_RW };
+	struct pollfd ready = { .fd = self->dmabuf, .events = POLLIN | POLLOUT };
+	int timeline, status = 0;
+	pid_t pid, poller;
+	__u64 start;
+
+	timeline = open(SW_SYNC, O_RDWR | O_CLOEXEC);
+	REQUIRE(timeline >= 0, "no sw_sync");
+	test_map(test_import(DMA_BUF_TEST_WAIT_TOLD, 0, SLOW_MS));
+	ASSERT_EQ(0, ioctl(timeline, SW_SYNC_IOC_CREATE_FENCE, &data));
+	sync.fd = data.fence;
+	ASSERT_EQ(0, ioctl(self->dmabuf, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &sync));
+	start_decode_off(pid);
+	poller = fork();
+	ASSERT_LE(0, poller);
+	if (!poller)
+		_exit(poll(&ready, 1, BOUND_MS));
+	pause_us(100000);
+	EXPECT_FALSE(has_ended(poller, &status));
+	ASSERT_EQ(0, kill(poller, SIGKILL));
+	start = now_us();
+	ASSERT_TRUE(wait_until(has_ended(poller, &status), BOUND_MS));
+	EXPECT_GT(PROMPT_MS, (now_us() - start) / 1000);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	ASSERT_EQ(0, ioctl(timeline, SW_SYNC_IOC_INC, &data.value));
+	test_end(pid);
+	test_decode(true);
+	close(sync.fd);
+	close(timeline);
+}
+
 /* One that waits with the reservation lock held cannot be named, and is not waited for silently */
 TEST_F_TIMEOUT(observe, slow_with_lock, LAB_TIMEOUT)
 {
@@ -312,7 +361,7 @@ TEST_F_TIMEOUT(observe, slow_with_lock, LAB_TIMEOUT)
 	new_messages(self->kmsg, self->text, sizeof(self->text));
 	expect_line(self->text, self->lab.peer.name, "has waited", "for the unmap of an importer",
 		    "reservation lock is busy");
-	expect_growing_silence(self->text);
+	expect_growing_silence(self->text, " s for the unmap of an importer");
 	test_decode(true);
 }
 
@@ -321,7 +370,7 @@ TEST_F_TIMEOUT(observe, lock_is_taken, LAB_TIMEOUT)
 {
 	pid_t revoker, unbinder;
 
-	test_map(test_import(DMA_BUF_TEST_WAIT_LOCKED, 0, SLOW_MS));
+	test_map(test_import(DMA_BUF_TEST_WAIT_LOCKED, 0, 2 * SLOW_MS));
 	start_decode_off(revoker);
 	/* The importer has the lock from here on, and the next change needs it. */
 	ASSERT_TRUE(wait_until(line_of(new_messages(self->kmsg, self->text, sizeof(self->text)),
@@ -339,6 +388,7 @@ TEST_F_TIMEOUT(observe, lock_is_taken, LAB_TIMEOUT)
 	new_messages(self->kmsg, self->text, sizeof(self->text));
 	expect_line(self->text, self->lab.peer.name, "revoke of dma-buf", "has waited",
 		    "for its reservation lock");
+	expect_growing_silence(self->text, " s for its reservation lock");
 }
 
 /*
@@ -348,6 +398,7 @@ TEST_F_TIMEOUT(observe, lock_is_taken, LAB_TIMEOUT)
 TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
 {
 	struct pollfd readable = { .fd = self->dmabuf, .events = POLLIN };
+	unsigned int said;
 	int status;
 	pid_t pid;
 
@@ -366,9 +417,14 @@ TEST_F_TIMEOUT(observe, slow_callback, LAB_TIMEOUT)
 				       "invalidate_mappings of", self->importer,
 				       DMA_BUF_TEST_DRIVER, "is taking"), SLOW_MS / 2));
 	EXPECT_FALSE(has_ended(pid, &status));
+	said = count(self->text, "is taking");
 	test_end(pid);
 	new_messages(self->kmsg, self->text, sizeof(self->text));
 	expect_line(self->text, "invalidate_mappings of", "is taking");
+	said += count(self->text, "is taking");
+	/* After 1, 2 and 4 of 5 seconds */
+	EXPECT_LE(2, said);
+	EXPECT_GE(3, said);
 	EXPECT_FALSE(line_of(self->text, "has waited"));
 	test_decode(true);
 }
@@ -464,6 +520,22 @@ TEST_F_TIMEOUT(observe, others_go_on, LAB_TIMEOUT)
 	test_decode(true);
 }
 
+/* Nor with one that waits when it is told, and is not to be had meanwhile */
+TEST_F_TIMEOUT(observe, others_go_on_beside_a_callback, LAB_TIMEOUT)
+{
+	int status = -1;
+	pid_t pid;
+
+	lab_open_importer(_metadata, &self->lab);
+	test_load(1);
+	test_map(test_import(DMA_BUF_TEST_WAIT_TOLD, 0, 4 * SLOW_MS));
+	start_decode_off(pid);
+	use_other_device(_metadata, self);
+	EXPECT_FALSE(has_ended(pid, &status));
+	test_end(pid);
+	test_decode(true);
+}
+
 /* Nor has it to do with a close, which cannot but wait; the end of a process does that one */
 TEST_F_TIMEOUT(observe, others_go_on_beside_a_close, LAB_TIMEOUT)
 {
@@ -498,6 +570,11 @@ TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 	int fd;
 
 	REQUIRE(trace(true), "no tracepoints");
+	/* Those that take next to no time are not what the importer below is waited for. */
+	ASSERT_TRUE(spit(TRACING "events/vfio_pci/vfio_pci_dma_buf_fence_wait/filter",
+			 "ns > 10000000"));
+	ASSERT_TRUE(spit(TRACING "events/vfio_pci/vfio_pci_dma_buf_unmap_wait/filter",
+			 "ns > 10000000"));
 	EXPECT_EQ(-EOPNOTSUPP, import(self->fd, self->dmabuf, DMA_BUF_TEST_NO_P2P));
 	/* Its fence is over before it unmaps, so that both are waited for */
 	test_map(test_import(DMA_BUF_TEST_PIN, 50, 200));
@@ -537,25 +614,13 @@ TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 		    "start=0x1000 length=0x1000 unmapped=0x0 ns=");
 	expect_line(self->text, "iommufd_dmabuf_restored:",
 		    "start=0x1000 length=0x1000 ret=0 ns=");
-	snprintf(drained, sizeof(drained), "dev=%s nr_buffers=2 size=%zu ns=",
+	snprintf(drained, sizeof(drained), "dev=%s nr_buffers=2 size=%llu ns=",
 		 self->lab.peer.name, self->lab.bar_size + SZ_4K);
 	expect_line(self->text, "vfio_pci_dma_bufs_drained:", drained);
 	expect_order(self->text, "state=live", "dma_buf_invalidate:", "dma_buf_invalidated:",
 		     "state=revoked", "vfio_pci_dma_buf_fence_wait:",
 		     "vfio_pci_dma_buf_unmap_wait:", "vfio_pci_dma_bufs_drained:",
 		     "iommufd_dmabuf_restored:", "state=live", "state=dead");
-}
-
-/* How often the text has the word */
-static unsigned int count(const char *text, const char *word)
-{
-	unsigned int n = 0;
-
-	while ((text = strstr(text, word))) {
-		text += strlen(word);
-		n++;
-	}
-	return n;
 }
 
 /* Of an event that has a filter is seen what the filter lets pass, and nothing else */
@@ -594,6 +659,49 @@ TEST_F_TIMEOUT(observe, traced_by_field, LAB_TIMEOUT)
 	EXPECT_EQ(1, count(self->text, "vfio_pci_dma_bufs_drained:"));
 	expect_line(self->text, "dma_buf_attach:", "ret=-95");
 	EXPECT_EQ(1, count(self->text, "dma_buf_attach:"));
+}
+
+/* Counts the events that pass the filter, as perf and bpftrace do; or -1 */
+static int open_event(const char *event, const char *filter)
+{
+	struct perf_event_attr attr = { .type = PERF_TYPE_TRACEPOINT, .size = sizeof(attr) };
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), TRACING "events/%s/id", event);
+	attr.config = lab_read_number(path, "%ld");
+	fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fd >= 0 && ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static __u64 events_of(int fd)
+{
+	__u64 n = 0;
+
+	return read(fd, &n, sizeof(n)) == sizeof(n) ? n : ~0ULL;
+}
+
+TEST_F_TIMEOUT(observe, counted_by_field, LAB_TIMEOUT)
+{
+	int refused, drained;
+
+	REQUIRE(!access(TRACING "events/dma_buf", F_OK), "no tracepoints");
+	REQUIRE(!access("/proc/sys/kernel/perf_event_paranoid", F_OK), "no perf events");
+	refused = test_fd(open_event("dma_buf/dma_buf_attach", "ret < 0"));
+	drained = test_fd(open_event("vfio_pci/vfio_pci_dma_bufs_drained",
+				     "nr_buffers == 1 && ns > 0"));
+	test_import(GOOD, 0, 0);
+	EXPECT_EQ(-EOPNOTSUPP, import(self->fd, self->dmabuf, DMA_BUF_TEST_NO_P2P));
+	test_decode(false);
+	test_decode(true);
+	EXPECT_EQ(1, events_of(refused));
+	EXPECT_EQ(1, events_of(drained));
+	close(refused);
+	close(drained);
 }
 
 TEST_HARNESS_MAIN

@@ -227,6 +227,9 @@ TEST_F_TIMEOUT(pair, stuck_alone, LAB_TIMEOUT)
 		_exit(vfio_dev_decode(&self->lab.peer, false) ? 1 : 0);
 	ASSERT_TRUE(wait_until(status(fd, stuck) & DMA_BUF_TEST_INVALIDATED, BOUND_MS));
 
+	/* A reset of both does not wait to get the one that waits. */
+	EXPECT_EQ(-EBUSY, vfio_dev_hot_reset(&self->other.peer));
+
 	/* Both importers reach the other one, before it is revoked and after that */
 	second = test_fd(vfio_dev_export_range(&self->other.peer, PEER_BAR, 0, 2 * SZ_4K));
 	test_map_at(self->lab.ioas, second, 0, 2 * SZ_4K, LAB_BAR_IOVA);

@@ -881,6 +881,20 @@ static long iommu_pages(void)
 #define SOME_PAGES	500
 #define NR_AREAS	4
 
+/* Where IOVA and BAR are aligned alike, next to no tables are needed */
+TEST_F_TIMEOUT(big, large_pages, LAB_TIMEOUT)
+{
+	const __u64 size = self->lab.bar_size;
+	long before = iommu_pages();
+
+	test_map_at(self->lab.ioas, self->dmabuf, 0, size, LAB_BIG_IOVA);
+	EXPECT_GT(before + SOME_PAGES, iommu_pages());
+	test_decode(false);
+	test_decode(true);
+	EXPECT_GT(before + SOME_PAGES, iommu_pages());
+	test_unmap(self->lab.ioas, LAB_BIG_IOVA, size);
+}
+
 /* How long it takes to map is up to userspace: its cgroup pays for the tables */
 TEST_F_TIMEOUT(big, map_under_way_is_not_waited_for, LAB_TIMEOUT)
 {

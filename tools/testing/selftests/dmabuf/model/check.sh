@@ -36,6 +36,7 @@ WAIT_UNDER_RESV		safety	invalid end state
 NO_INVALIDATE		revoke_ends	acceptance cycle
 NON_REVOCABLE_ALLOWED	revoke_ends	acceptance cycle
 FENCES_ADDED		revoke_ends	acceptance cycle
+UNBIND_NOT_REVOKED	revoke_ends	acceptance cycle
 '
 
 # search BUG PROPERTY CFLAGS...: all states, or up to the first failure
@@ -99,8 +100,9 @@ if [ $# -gt 1 ]; then
 fi
 
 rc=0
-echo "1..$((2 + $(grep -c . <<<"$bugs")))"
+echo "1..$((3 + $(grep -c . <<<"$bugs")))"
 protocol safety 'no access after drain, no mapping while revoked, none left out, no deadlock'
+DEFS=-DALL_AT_ONCE protocol safety 'the same with revoke, unbind and close all at once'
 protocol revoke_ends 'a revoke ends'
 while read -r bug property text; do
 	[ -z "$bug" ] || caught "$bug" "$property" "$text"

@@ -13,9 +13,11 @@ function field(name,    i)
 
 function bar(lane, from, to, color)
 {
-	if (from != "" && to != "" && to >= from)
-		bars = bars sprintf("%d %.3f %.3f %d\n", lane, (from - begin) * 1e3,
-				    (to - begin) * 1e3, color)
+	if (from == "" || to == "" || to < from)
+		return
+	drawn[color]++
+	bars = bars sprintf("%d %.3f %.3f %d\n", lane, (from - begin) * 1e3,
+			    (to - begin) * 1e3, color)
 }
 
 # Time stamp and name of the event
@@ -67,6 +69,10 @@ END {
 	}
 	labels = labels sprintf(", \"vfio-pci %s\" %d", owner, nr_keys + 1)
 	bar(nr_keys + 1, begin, end, 4)
+	if (!drawn[1] || !drawn[3]) {
+		print "no fence or no unmap in the trace of the revoke" >"/dev/stderr"
+		exit 1
+	}
 
 	print "set terminal svg size 900," 200 + 50 * nr_keys " background 'white'"
 	print "set title 'A revoke tells everybody, then waits for everybody'"
