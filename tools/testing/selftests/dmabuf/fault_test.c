@@ -222,6 +222,22 @@ static bool is_excused(struct faults *faults, long ret)
 	__ret;									\
 })
 
+/* Mappings of MMIO that the checks of the DMA API know of, -1 if there are no checks */
+static long recorded_resources(void)
+{
+	char line[256];
+	long count = 0;
+	FILE *file;
+
+	file = fopen(DEBUGFS "dma-api/dump", "re");
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file))
+		count += !!strstr(line, " resource idx ");
+	fclose(file);
+	return count;
+}
+
 /* The sweep came to its end */
 #define test_end_of_sweep()								\
 do {											\
@@ -1112,7 +1128,7 @@ TEST_F_TIMEOUT(importer, attach, LAB_TIMEOUT)
 
 TEST_F_TIMEOUT(importer, map, LAB_TIMEOUT)
 {
-	long handle = import_variant(), ret;
+	long handle = import_variant(), recorded = recorded_resources(), ret;
 
 	ASSERT_LE(0, handle);
 	/* dma_map_resource() does not tell why it fails */
@@ -1125,6 +1141,7 @@ TEST_F_TIMEOUT(importer, map, LAB_TIMEOUT)
 			     (DMA_BUF_TEST_MAPPED | DMA_BUF_TEST_PINNED));
 	}
 	test_swept();
+	EXPECT_EQ(recorded, recorded_resources());
 	/* No failed mapping is counted, and waited for */
 	ASSERT_EQ(0, vfio_dev_reset(&self->lab.peer));
 	test_use(handle);
