@@ -40,7 +40,7 @@ check: ## run everything that is tested, and sum up
 
 fuzz: deps compose ## make FUZZ_CALLS random calls, a million, in a VM; FUZZ_SEED=n for others
 	@$(vm_is_there)
-	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-fuzz TESTS=dmabuf:fuzz_test \
+	@$(MAKE) -C $(VM) run O=$(OUT) RESULT=$(OUT)/result-fuzz TESTS=dmabuf:fuzz_test DEBUG=yes \
 		ENV="FUZZ_CALLS=$(or $(FUZZ_CALLS),1000000) $(if $(FUZZ_SEED),FUZZ_SEED=$(FUZZ_SEED))"
 
 stress: deps compose ## revoke 100000 times with everything else going on, in MACHINES; or ROUNDS=n
@@ -77,9 +77,9 @@ lint: compose ## check scripts, commits, comments, documentation and code withou
 	@lab/install-deps kernel lint
 	@lab/check shellcheck checkpatch kernel-doc docs coccinelle sparse test-cocci
 
-lint-builds: compose ## compile what the series touches with gcc and clang, with W=1
-	@lab/install-deps kernel clang
-	@lab/check gcc clang
+lint-builds: compose ## what takes longer: compile with gcc and clang, with W=1; more of coccinelle
+	@lab/install-deps kernel lint clang
+	@lab/check coccinelle-misc gcc clang
 
 model: compose ## check the model of the revoke protocol with spin
 	@lab/install-deps model

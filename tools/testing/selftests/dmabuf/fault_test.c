@@ -747,25 +747,39 @@ static bool is_decoding(struct lab *lab)
 	       (command & PCI_COMMAND_MEMORY);
 }
 
-TEST_F_TIMEOUT(import, decode_off, LAB_TIMEOUT)
+/* What lasts until it is undone: @change to true, and back to false */
+static void sweep_lasting(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
+			  int (*change)(struct vfio_dev *dev, bool away))
 {
 	long ret;
 
 	for_each_fault(&self->faults) {
 		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
-		ret = faulty(vfio_dev_decode(&self->lab.peer, false));
-		ASSERT_EQ(ret < 0, is_decoding(&self->lab));
-		if (ret < 0)
-			ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, false));
+		ret = faulty(change(&self->lab.peer, true));
+		if (ret < 0) {
+			test_dma_write(LAB_BAR_IOVA);
+			expect_landed(0, 1);
+			ASSERT_EQ(0, change(&self->lab.peer, true));
+		}
 		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE,
 				LAB_COPY_IOVA);
 		test_dma_write(LAB_BAR_IOVA);
-		ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, true));
+		ASSERT_EQ(0, change(&self->lab.peer, false));
 		expect_nothing_landed();
 		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
 	}
 	test_swept();
 	test_still_works();
+}
+
+static int switch_decode_off(struct vfio_dev *dev, bool off)
+{
+	return vfio_dev_decode(dev, !off);
+}
+
+TEST_F_TIMEOUT(import, decode_off, LAB_TIMEOUT)
+{
+	sweep_lasting(_metadata, self, switch_decode_off);
 }
 
 TEST_F_TIMEOUT(import, decode_on, LAB_TIMEOUT)
@@ -934,29 +948,20 @@ TEST_F_TIMEOUT(import, function_level_reset, LAB_TIMEOUT)
 	test_still_works();
 }
 
-/* It lasts until the device is woken up, as decode_off does */
+static int put_to_d3hot(struct vfio_dev *dev, bool down)
+{
+	return vfio_dev_power(dev, down ? PCI_POWER_D3HOT : PCI_POWER_D0);
+}
+
 TEST_F_TIMEOUT(import, d3hot, LAB_TIMEOUT)
 {
-	long ret;
-
 	need_peer(_metadata, self, LAB_NEED_PM);
-	for_each_fault(&self->faults) {
-		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
-		ret = faulty(vfio_dev_power(&self->lab.peer, PCI_POWER_D3HOT));
-		if (ret < 0) {
-			test_dma_write(LAB_BAR_IOVA);
-			expect_landed(0, 1);
-			ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, PCI_POWER_D3HOT));
-		}
-		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE,
-				LAB_COPY_IOVA);
-		test_dma_write(LAB_BAR_IOVA);
-		ASSERT_EQ(0, vfio_dev_power(&self->lab.peer, PCI_POWER_D0));
-		expect_nothing_landed();
-		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
-	}
-	test_swept();
-	test_still_works();
+	sweep_lasting(_metadata, self, put_to_d3hot);
+}
+
+TEST_F_TIMEOUT(import, low_power, LAB_TIMEOUT)
+{
+	sweep_lasting(_metadata, self, vfio_dev_low_power);
 }
 
 /* A device that has not got to another IOAS is left, and revoked, where it was */

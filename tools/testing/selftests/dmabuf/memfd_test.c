@@ -344,6 +344,18 @@ TEST_F_TIMEOUT(memfd, untouched, LAB_TIMEOUT)
 	EXPECT_EQ(0, self->va[at - 1]);
 }
 
+/* What fallocate() has left to be cleared later is cleared before the device writes there */
+TEST_F_TIMEOUT(memfd, allocated_beforehand, LAB_TIMEOUT)
+{
+	ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			       self->size));
+	ASSERT_EQ(0, fallocate(self->fd, 0, 0, self->size));
+	test_map_at(self->lab.ioas, self->fd, 0, self->size, MAP_IOVA);
+	test_dma_write(MAP_IOVA + SZ_4K);
+	EXPECT_TRUE(lab_holds(self->va + SZ_4K, 1));
+	EXPECT_EQ(0, self->va[0]);
+}
+
 /* What was there when the file was mapped is gone when it is to be pinned */
 TEST_F_TIMEOUT(memfd, shortened, LAB_TIMEOUT)
 {

@@ -575,6 +575,9 @@ TEST_F_TIMEOUT(observe, traced, LAB_TIMEOUT)
 			 "ns > 10000000"));
 	ASSERT_TRUE(spit(TRACING "events/vfio_pci/vfio_pci_dma_buf_unmap_wait/filter",
 			 "ns > 10000000"));
+	ASSERT_TRUE(spit(TRACING "events/dma_buf/dma_buf_invalidated/filter", "ns > 0"));
+	ASSERT_TRUE(spit(TRACING "events/iommufd/iommufd_dmabuf_revoked/filter", "ns > 0"));
+	ASSERT_TRUE(spit(TRACING "events/iommufd/iommufd_dmabuf_restored/filter", "ns > 0"));
 	EXPECT_EQ(-EOPNOTSUPP, import(self->fd, self->dmabuf, DMA_BUF_TEST_NO_P2P));
 	/* Its fence is over before it unmaps, so that both are waited for */
 	test_map(test_import(DMA_BUF_TEST_PIN, 50, 200));
