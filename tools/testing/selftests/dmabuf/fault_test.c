@@ -1106,7 +1106,7 @@ FIXTURE_TEARDOWN(importer)
 
 #define test_use(_handle)							\
 do {										\
-	ASSERT_EQ(0, map(self->fd, _handle, NULL));				\
+	test_map(_handle);							\
 	ASSERT_EQ(0, dma(self->fd, _handle, DMA_BUF_TEST_DMA_WRITE, 0,		\
 			 self->pattern));					\
 	expect_landed(SZ_4K, 1);						\
@@ -1136,6 +1136,8 @@ TEST_F_TIMEOUT(importer, map, LAB_TIMEOUT)
 	long handle = import_variant(), recorded = recorded_resources(), ret;
 
 	ASSERT_LE(0, handle);
+	test_map(handle);
+	ASSERT_EQ(0, unmap(self->fd, handle));
 	/* dma_map_resource() does not tell why it fails */
 	self->faults.also = EIO;
 	for_each_fault(&self->faults) {
@@ -1158,7 +1160,7 @@ TEST_F_TIMEOUT(importer, revoke, LAB_TIMEOUT)
 
 	ASSERT_LE(0, handle);
 	for_each_fault(&self->faults) {
-		ASSERT_EQ(0, map(self->fd, handle, NULL));
+		test_map(handle);
 		ret = faulty(vfio_dev_decode(&self->lab.peer, false));
 		ASSERT_EQ(ret < 0, is_decoding(&self->lab));
 		ASSERT_EQ(ret < 0, !!is_mapped(handle));
