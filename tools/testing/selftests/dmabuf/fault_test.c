@@ -747,39 +747,25 @@ static bool is_decoding(struct lab *lab)
 	       (command & PCI_COMMAND_MEMORY);
 }
 
-/* What lasts until it is undone: @change to true, and back to false */
-static void sweep_lasting(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
-			  int (*change)(struct vfio_dev *dev, bool away))
+TEST_F_TIMEOUT(import, decode_off, LAB_TIMEOUT)
 {
 	long ret;
 
 	for_each_fault(&self->faults) {
 		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
-		ret = faulty(change(&self->lab.peer, true));
-		if (ret < 0) {
-			test_dma_write(LAB_BAR_IOVA);
-			expect_landed(0, 1);
-			ASSERT_EQ(0, change(&self->lab.peer, true));
-		}
+		ret = faulty(vfio_dev_decode(&self->lab.peer, false));
+		ASSERT_EQ(ret < 0, is_decoding(&self->lab));
+		if (ret < 0)
+			ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, false));
 		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE,
 				LAB_COPY_IOVA);
 		test_dma_write(LAB_BAR_IOVA);
-		ASSERT_EQ(0, change(&self->lab.peer, false));
+		ASSERT_EQ(0, vfio_dev_decode(&self->lab.peer, true));
 		expect_nothing_landed();
 		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
 	}
 	test_swept();
 	test_still_works();
-}
-
-static int switch_decode_off(struct vfio_dev *dev, bool off)
-{
-	return vfio_dev_decode(dev, !off);
-}
-
-TEST_F_TIMEOUT(import, decode_off, LAB_TIMEOUT)
-{
-	sweep_lasting(_metadata, self, switch_decode_off);
 }
 
 TEST_F_TIMEOUT(import, decode_on, LAB_TIMEOUT)
@@ -944,6 +930,31 @@ TEST_F_TIMEOUT(import, function_level_reset, LAB_TIMEOUT)
 {
 	need_peer(_metadata, self, LAB_NEED_FLR);
 	sweep_reset(_metadata, self, vfio_dev_flr);
+	test_swept();
+	test_still_works();
+}
+
+/* It lasts until the device is woken up, as decode_off does: @change to true, and back */
+static void sweep_lasting(struct __test_metadata *_metadata, FIXTURE_DATA(import) *self,
+			  int (*change)(struct vfio_dev *dev, bool away))
+{
+	long ret;
+
+	for_each_fault(&self->faults) {
+		test_map_at(self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE, LAB_BAR_IOVA);
+		ret = faulty(change(&self->lab.peer, true));
+		if (ret < 0) {
+			test_dma_write(LAB_BAR_IOVA);
+			expect_landed(0, 1);
+			ASSERT_EQ(0, change(&self->lab.peer, true));
+		}
+		test_err_map_at(ENODEV, self->lab.ioas, self->dmabuf, 0, DMABUF_SIZE,
+				LAB_COPY_IOVA);
+		test_dma_write(LAB_BAR_IOVA);
+		ASSERT_EQ(0, change(&self->lab.peer, false));
+		expect_nothing_landed();
+		test_unmap(self->lab.ioas, LAB_BAR_IOVA, DMABUF_SIZE);
+	}
 	test_swept();
 	test_still_works();
 }
